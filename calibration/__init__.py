@@ -1,0 +1,1 @@
+"""Activation ranges: the calibration pass and its observers."""

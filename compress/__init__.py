@@ -1,0 +1,1 @@
+"""Quantization-aware training: Paddle models in, trained weights and learned ranges out."""

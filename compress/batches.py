@@ -1,0 +1,179 @@
+"""Training batches: features of similar length together, masked by SpecAugment, padded.
+
+Everything random is drawn from (seed, epoch, batch), never from a running state: a resumed run
+sees the data that the undisturbed one would have seen.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from asrcompress.audio import SAMPLE_RATE_HZ, read_audio
+from asrcompress.checkpoint import SpecAugment
+from asrcompress.errors import BadManifest
+from asrcompress.manifest import Utterance
+from asrcompress.tokens import Vocabulary
+
+# PaddleSpeech's label for padding (paddlespeech/s2t/frontend/utility.py, IGNORE_ID).
+_IGNORE_ID = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """One padded batch.
+
+    Attributes:
+        features: float32 (batch, frames, mels), zeros behind each utterance.
+        lengths: int64 (batch,), valid frames.
+        tokens: int64 (batch, labels), -1 behind each transcript.
+        token_lengths: int64 (batch,).
+    """
+
+    features: np.ndarray
+    lengths: np.ndarray
+    tokens: np.ndarray
+    token_lengths: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """Training utterances that were left out, by reason."""
+
+    too_long: int = 0
+    no_text: int = 0
+    more_labels_than_frames: int = 0
+
+    def __str__(self) -> str:
+        reasons = {
+            "too long": self.too_long,
+            "without text": self.no_text,
+            "with more labels than output frames": self.more_labels_than_frames,
+        }
+        return ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
+
+
+class TrainingSet:
+    """Utterances that can be trained on, and batches of them.
+
+    Args:
+        utterances: with transcripts.
+        load_features: gives an utterance's features, float32 (frames, mels), CMVN applied.
+        frame_shift_ms: of those features.
+        max_duration_s: longer ones are left out.
+        subsampling: feature frames per output frame.
+        batch_frames: most feature frames in a batch, padding included.
+        spec_augment: None for none.
+    Raises:
+        BadManifest: nothing is left to train on.
+    """
+
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        *,
+        load_features: Callable[[Utterance], np.ndarray],
+        frame_shift_ms: float,
+        vocabulary: Vocabulary,
+        subsampling: int,
+        max_duration_s: float,
+        batch_frames: int,
+        spec_augment: SpecAugment | None,
+        seed: int,
+    ) -> None:
+        self._load_features = load_features
+        self._batch_frames, self._spec_augment, self._seed = batch_frames, spec_augment, seed
+        self._frames_per_s = 1000.0 / frame_shift_ms
+        kept: list[tuple[Utterance, list[int], int]] = []
+        too_long = no_text = too_dense = 0
+        for utterance in utterances:
+            tokens = vocabulary.text_to_ids(utterance.text)
+            frames = int(duration_s(utterance) * self._frames_per_s)
+            # CTC needs a frame per label and a blank between equal ones.
+            needed = len(tokens) + sum(a == b for a, b in itertools.pairwise(tokens))
+            if frames > max_duration_s * self._frames_per_s:
+                too_long += 1
+            elif not tokens:
+                no_text += 1
+            elif frames // subsampling - 1 < needed:
+                too_dense += 1
+            else:
+                kept.append((utterance, tokens, frames))
+        self.skipped = Skipped(
+            too_long=too_long, no_text=no_text, more_labels_than_frames=too_dense
+        )
+        if not kept:
+            raise BadManifest(f"training manifest: no usable utterance, {self.skipped or 'empty'}")
+        self._items = kept
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def groups(self, epoch: int) -> list[list[int]]:
+        """Indices of the utterances of each batch, in the order of this epoch."""
+        rng = np.random.default_rng((self._seed, epoch))
+        frames = np.array([item[2] for item in self._items], np.float64)
+        # A little noise on the length mixes neighbours, so that batches differ between epochs.
+        order = np.argsort(frames * rng.uniform(0.95, 1.05, len(frames)), kind="stable")
+        groups: list[list[int]] = [[]]
+        longest = 0
+        for index in order.tolist():
+            longest = max(longest, int(frames[index]))
+            if groups[-1] and longest * (len(groups[-1]) + 1) > self._batch_frames:
+                groups.append([])
+                longest = int(frames[index])
+            groups[-1].append(index)
+        rng.shuffle(groups)
+        return groups
+
+    def batches(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
+        """Batches of an epoch, from number `first` on."""
+        for number, group in enumerate(self.groups(epoch)):
+            if number >= first:
+                yield self._batch(group, np.random.default_rng((self._seed, epoch, number)))
+
+    def _batch(self, group: list[int], rng: np.random.Generator) -> Batch:
+        features, tokens = [], []
+        for index in group:
+            utterance, labels, _ = self._items[index]
+            features.append(self._mask(self._load_features(utterance), rng))
+            tokens.append(labels)
+        lengths = np.array([len(item) for item in features], np.int64)
+        token_lengths = np.array([len(item) for item in tokens], np.int64)
+        padded = np.zeros((len(group), lengths.max(), features[0].shape[1]), np.float32)
+        labels_padded = np.full((len(group), token_lengths.max()), _IGNORE_ID, np.int64)
+        for row, (item, labels) in enumerate(zip(features, tokens, strict=True)):
+            padded[row, : len(item)] = item
+            labels_padded[row, : len(labels)] = labels
+        return Batch(
+            features=padded, lengths=lengths, tokens=labels_padded, token_lengths=token_lengths
+        )
+
+    def _mask(self, features: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """SpecAugment's bands, filled with zero: the mean, after CMVN."""
+        masks = self._spec_augment
+        if masks is None:
+            return features
+        frames, mels = features.shape
+        for _ in range(masks.freq_masks):
+            width = int(rng.integers(0, min(masks.freq_mask_width, mels) + 1))
+            start = int(rng.integers(0, mels - width + 1))
+            features[:, start : start + width] = 0.0
+        for _ in range(masks.time_masks):
+            # Never more than a sixth of a short command.
+            width = int(rng.integers(0, min(masks.time_mask_width, frames // 6) + 1))
+            start = int(rng.integers(0, frames - width + 1))
+            features[start : start + width] = 0.0
+        return features
+
+
+def duration_s(utterance: Utterance) -> float:
+    """Length of an utterance: as the manifest says, else from its span, else from the audio."""
+    if utterance.duration_s is not None:
+        return utterance.duration_s
+    if utterance.end_s is not None:
+        return utterance.end_s - (utterance.start_s or 0.0)
+    return len(read_audio(utterance.audio, start_s=utterance.start_s)) / SAMPLE_RATE_HZ

@@ -1,0 +1,143 @@
+"""Calibration and quantization-aware training of a checkpoint, resumable from its run directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+
+import numpy as np
+
+from asrcompress.checkpoint import Checkpoint, SpecAugment
+from asrcompress.compress.batches import TrainingSet
+from asrcompress.compress.quantized_network import QuantizedNetwork
+from asrcompress.compress.trainer import Losses, Trainer
+from asrcompress.console import Console
+from asrcompress.files import temporary_beside
+from asrcompress.manifest import Utterance
+from asrcompress.network import PaddleAcousticModel, build_network, subsampling_factor
+from asrcompress.paddle_imports import import_paddle
+from asrcompress.ranges import read_ranges, write_ranges
+from asrcompress.recipe import Recipe
+from asrcompress.run import Run
+
+# Masks for a checkpoint whose preprocess.yaml has none: a light form of PaddleSpeech's.
+_DEFAULT_MASKS = SpecAugment(freq_masks=2, freq_mask_width=10, time_masks=2, time_mask_width=20)
+_CALIBRATED = "calibrated.json"
+
+
+def train_quantized(
+    run: Run,
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    *,
+    calibration: Sequence[Utterance],
+    train: Sequence[Utterance],
+    load_features: Callable[[Utterance], np.ndarray],
+    console: Console,
+) -> QuantizedNetwork:
+    """Quantize the checkpoint's network and train it; goes on from the run's state.
+
+    Args:
+        load_features: gives float32 (frames, mels), CMVN applied.
+    Returns:
+        the trained network in evaluation mode.
+    Raises:
+        CalibrationFailed, TrainingFailed, BadManifest: with what stopped it.
+    """
+    network = build_network(checkpoint, device=recipe.training.device)
+    quantized = QuantizedNetwork(network, recipe.quantization)
+    if run.has(_CALIBRATED):
+        quantized.restore(read_ranges(run.path / _CALIBRATED))
+    else:
+        _calibrate(quantized, calibration, load_features, console)
+        write_ranges(run.path / _CALIBRATED, quantized.ranges())
+    if recipe.training.epochs:
+        _train(run, recipe, checkpoint, quantized, train, load_features, console)
+    return quantized
+
+
+def restore_quantized(run: Run, checkpoint: Checkpoint) -> QuantizedNetwork:
+    """The trained network of a finished run, fake quantization included.
+
+    Raises:
+        BadRun, BadCheckpoint: the run's weights or ranges are missing or broken.
+    """
+    recipe = Recipe.from_dict(
+        run.read_json("run.json")["recipe"], source=str(run.path), folder=run.path
+    )
+    network = build_network(replace(checkpoint, weights_path=run.weights))
+    quantized = QuantizedNetwork(network, recipe.quantization)
+    quantized.restore(read_ranges(run.ranges))
+    return quantized
+
+
+def _calibrate(
+    quantized: QuantizedNetwork,
+    utterances: Sequence[Utterance],
+    load_features: Callable[[Utterance], np.ndarray],
+    console: Console,
+) -> None:
+    """Run calibration speech through the float network and set the ranges."""
+    model = PaddleAcousticModel(quantized.network)
+    with console.progress("calibrating") as advance:
+        for index, utterance in enumerate(utterances):
+            model.log_probs([load_features(utterance)])
+            advance(index + 1, len(utterances))
+    quantized.finish_calibration()
+
+
+def _train(
+    run: Run,
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    quantized: QuantizedNetwork,
+    utterances: Sequence[Utterance],
+    load_features: Callable[[Utterance], np.ndarray],
+    console: Console,
+) -> None:
+    settings = recipe.training
+    masks = checkpoint.spec_augment if checkpoint.spec_augment != SpecAugment() else _DEFAULT_MASKS
+    data = TrainingSet(
+        utterances,
+        load_features=load_features,
+        frame_shift_ms=checkpoint.features.frame_shift_ms,
+        vocabulary=checkpoint.vocabulary,
+        subsampling=subsampling_factor(quantized.network),
+        max_duration_s=recipe.data.max_duration_s,
+        batch_frames=settings.batch_frames,
+        spec_augment=masks if settings.spec_augment else None,
+        seed=settings.seed,
+    )
+    if str(data.skipped):
+        console.warn(f"training manifest: left out {data.skipped}")
+    teacher = build_network(checkpoint, device=settings.device) if settings.distillation else None
+    trainer = Trainer(quantized, teacher, settings, data)
+    if run.state.is_file():
+        trainer.restore(import_paddle().load(str(run.state)))
+        console.say(f"resuming at epoch {trainer.progress.epoch}")
+    for epoch in range(trainer.progress.epoch, settings.epochs):
+        _epoch(run, trainer, epoch, settings.epochs, console)
+        _save_state(run, trainer)
+
+
+def _epoch(run: Run, trainer: Trainer, epoch: int, epochs: int, console: Console) -> None:
+    totals: list[float] = []
+    with console.progress(f"epoch {epoch + 1}/{epochs}") as advance:
+
+        def on_batch(losses: Losses, rate: float) -> None:
+            totals.append(losses.total)
+            step = trainer.progress.step + 1
+            run.append_metric(step=step, epoch=epoch, learning_rate=rate, **asdict(losses))
+            advance(step - epoch * trainer.steps_per_epoch, trainer.steps_per_epoch)
+
+        trainer.train_epoch(on_batch)
+    mean = float(np.mean(totals))
+    run.log(f"epoch {epoch + 1}/{epochs}: loss {mean:.4f}")
+    console.say(f"epoch {epoch + 1}/{epochs}: loss {mean:.4f}")
+
+
+def _save_state(run: Run, trainer: Trainer) -> None:
+    """Write the training state under a temporary name and rename it."""
+    temporary = temporary_beside(run.state)
+    import_paddle().save(trainer.state(), str(temporary))
+    temporary.replace(run.state)

@@ -1,0 +1,174 @@
+"""Quantization-aware fine-tuning of a U2 network, with its FP32 self as teacher."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from asrcompress.compress.batches import Batch, TrainingSet
+from asrcompress.compress.quantized_network import QuantizedNetwork
+from asrcompress.errors import TrainingFailed
+from asrcompress.paddle_imports import import_paddle
+from asrcompress.recipe import Training
+
+paddle = import_paddle()
+
+from paddle.nn import functional as F  # noqa: E402  (after h5py, see paddle_imports)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Losses:
+    """Losses of one batch, per utterance; `attention` and `distillation` may be absent."""
+
+    total: float
+    ctc: float
+    attention: float | None
+    distillation: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where training is: the optimizer step and the batch that comes next."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+
+
+class Trainer:
+    """Trains a `QuantizedNetwork` in place.
+
+    Args:
+        quantized: calibrated.
+        teacher: the FP32 network, or None where there is no distillation.
+        settings: checked.
+        data: what to train on.
+    """
+
+    def __init__(
+        self,
+        quantized: QuantizedNetwork,
+        teacher: Any | None,
+        settings: Training,
+        data: TrainingSet,
+    ) -> None:
+        self._network, self._teacher = quantized.network, teacher
+        self._settings, self._data = settings, data
+        self.progress = Progress()
+        self.steps_per_epoch = math.ceil(len(data.groups(0)) / settings.accumulate)
+        self.total_steps = max(1, self.steps_per_epoch * settings.epochs)
+        trained = [p for p in self._network.parameters() if not p.stop_gradient]
+        ranges = {q.absmax.name for q in quantized.edges.values()}
+        self._schedule = paddle.optimizer.lr.LambdaDecay(1.0, self._learning_rate)
+        self._optimizer = paddle.optimizer.AdamW(
+            self._schedule,
+            parameters=trained,
+            weight_decay=settings.weight_decay,
+            grad_clip=paddle.nn.ClipGradByGlobalNorm(settings.gradient_clip),
+            # Decay would pull ranges towards zero and norms' gains with them.
+            apply_decay_param_fun=lambda name: name not in ranges,
+        )
+
+    def train_epoch(self, on_batch: Callable[[Losses, float], None]) -> None:
+        """One pass over the data, from where `progress` stands.
+
+        Args:
+            on_batch: called after each batch with its losses and the learning rate.
+        Raises:
+            TrainingFailed: a loss that is not finite.
+        """
+        self._network.train()
+        epoch, accumulate = self.progress.epoch, self._settings.accumulate
+        count = len(self._data.groups(epoch))
+        for number, batch in enumerate(
+            self._data.batches(epoch, first=self.progress.batch), start=self.progress.batch
+        ):
+            # Dropout must not depend on what ran before, or a resumed run would differ.
+            paddle.seed((self._settings.seed * 1_000_003 + epoch * 100_003 + number) % 2**31)
+            losses, total = self._losses(batch)
+            if not math.isfinite(losses.total):
+                raise TrainingFailed(
+                    f"epoch {epoch}, batch {number}: loss is {losses.total}",
+                    hint="lower training.learning_rate",
+                )
+            (total / accumulate).backward()
+            step = self.progress.step
+            if (number + 1) % accumulate == 0 or number + 1 == count:
+                rate = float(self._schedule())
+                self._optimizer.step()
+                self._optimizer.clear_grad()
+                self._schedule.step()
+                step += 1
+                on_batch(losses, rate)
+            self.progress = Progress(epoch=epoch, batch=number + 1, step=step)
+        self.progress = Progress(epoch=epoch + 1, batch=0, step=self.progress.step)
+        self._network.eval()
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed run needs, for ``paddle.save``."""
+        return {
+            "network": self._network.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "progress": (self.progress.epoch, self.progress.batch, self.progress.step),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self._network.set_state_dict(state["network"])
+        self._optimizer.set_state_dict(state["optimizer"])
+        epoch, batch, step = state["progress"]
+        self.progress = Progress(epoch=epoch, batch=batch, step=step)
+
+    def _learning_rate(self, step: int) -> float:
+        """Linear warm-up, then a half cosine down to 1 % (Loshchilov & Hutter, 2017)."""
+        peak = self._settings.learning_rate
+        warmup = min(self._settings.warmup_steps, self.total_steps // 2)
+        if step < warmup:
+            return peak * (step + 1) / warmup
+        done = (step - warmup) / max(1, self.total_steps - warmup)
+        return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+    def _losses(self, batch: Batch) -> tuple[Losses, Any]:
+        """The hybrid loss of U2 (arXiv:2012.05481) and the imitation of the teacher."""
+        network = self._network
+        speech, lengths = paddle.to_tensor(batch.features), paddle.to_tensor(batch.lengths)
+        text, text_lengths = paddle.to_tensor(batch.tokens), paddle.to_tensor(batch.token_lengths)
+        encoded, mask = network.encoder(speech, lengths)
+        kept = mask.squeeze(1).astype("int64").sum(1)
+        ctc = network.ctc(encoded, kept, text, text_lengths)
+        task, attention = ctc, None
+        if network.ctc_weight < 1.0:
+            attention, _ = network._calc_att_loss(
+                encoded, mask, text, text_lengths, network.reverse_weight
+            )
+            task = network.ctc_weight * ctc + (1 - network.ctc_weight) * attention
+        share, imitation = self._settings.distillation, None
+        total = task
+        if self._teacher is not None:
+            imitation = self._imitation(encoded, mask, speech, lengths)
+            total = (1 - share) * task + share * imitation
+        losses = Losses(
+            total=float(total),
+            ctc=float(ctc),
+            attention=None if attention is None else float(attention),
+            distillation=None if imitation is None else float(imitation),
+        )
+        return losses, total
+
+    def _imitation(self, encoded: Any, mask: Any, speech: Any, lengths: Any) -> Any:
+        """KL(teacher || student) of the frame posteriors (Hinton et al. 2015, arXiv:1503.02531).
+
+        Summed over an utterance's frames like the CTC loss, averaged over the batch.
+        """
+        temperature = self._settings.temperature
+        teacher = self._teacher
+        assert teacher is not None
+        with paddle.no_grad():
+            target, _ = teacher.encoder(speech, lengths, decoding_chunk_size=-1)
+            target = F.log_softmax(teacher.ctc.ctc_lo(target) / temperature, axis=-1)
+        student = F.log_softmax(self._network.ctc.ctc_lo(encoded) / temperature, axis=-1)
+        per_frame = (target.exp() * (target - student)).sum(-1)
+        kept = mask.squeeze(1).astype("float32")
+        return (per_frame * kept).sum() / len(speech) * temperature**2

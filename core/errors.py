@@ -1,0 +1,117 @@
+"""Every error that asrcompress raises on purpose.
+
+    AsrCompressError            exit 3
+    ├─ BadRecipe                a setting, a TOML file, a command-line value
+    ├─ BadCheckpoint            a PaddleSpeech experiment folder or its weights
+    ├─ BadManifest              a list of utterances
+    │  └─ EmptyReference        nothing to measure a character error rate on
+    ├─ BadAudio                 sample rate, channels, length, not finite
+    ├─ DataLeak                 training or calibration data that is also gate data
+    ├─ BadRun                   a run directory: none, unfinished, taken by another process
+    ├─ CalibrationFailed        an activation range that could not be found
+    ├─ TrainingFailed           a loss that is not finite
+    ├─ ExportFailed             a graph that could not be written as asked
+    │  └─ ParityFailed          the graph disagrees with the model it came from
+    ├─ BadBundle                hash, schema version, missing or foreign file
+    ├─ OutputExists             a file of the user's would have been overwritten
+    ├─ MissingExtra             an optional dependency is not installed
+    └─ GateFailed               exit 4: measured, and not good enough
+       ├─ CerGateFailed
+       └─ IntegerGateFailed
+
+A message names the item, what was seen and what was expected; ``hint`` says what to do next.
+Anything that is not an ``AsrCompressError`` is a bug and is not caught.
+"""
+
+from __future__ import annotations
+
+
+class AsrCompressError(Exception):
+    """Base of all errors that a user can act on.
+
+    Args:
+        message: ``<item>: <what is wrong>, got <seen>, expected <allowed>``.
+        hint: the cure, as a command or a setting; empty where there is none to give.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class BadRecipe(AsrCompressError):
+    """A setting out of range, an unknown key, or a recipe file that cannot be read."""
+
+
+class BadCheckpoint(AsrCompressError):
+    """A PaddleSpeech experiment that is incomplete, inconsistent or of an unknown family."""
+
+
+class BadManifest(AsrCompressError):
+    """A manifest that cannot be read; the message lists every bad line with its number."""
+
+
+class EmptyReference(BadManifest):
+    """A set of references without one character: no character error rate exists."""
+
+
+class BadAudio(AsrCompressError):
+    """Audio that is not 16 kHz mono, is empty, is not finite, or cannot be decoded."""
+
+
+class DataLeak(AsrCompressError):
+    """The gate manifest shares utterances, audio or speakers with training or calibration."""
+
+
+class BadRun(AsrCompressError):
+    """A run directory that is missing, incomplete, or in use by another process."""
+
+
+class CalibrationFailed(AsrCompressError):
+    """An activation range that is zero, not finite, or was never observed."""
+
+
+class TrainingFailed(AsrCompressError):
+    """Training that cannot go on, for example because the loss is not finite."""
+
+
+class ExportFailed(AsrCompressError):
+    """A graph that could not be written in the form that was asked for."""
+
+
+class ParityFailed(ExportFailed):
+    """An exported graph whose outputs differ from the model's by more than is allowed."""
+
+
+class BadBundle(AsrCompressError):
+    """A bundle with a wrong hash, an unknown schema, or missing or foreign files."""
+
+
+class OutputExists(AsrCompressError):
+    """Writing would overwrite what is already there; ``--force`` allows it."""
+
+
+class MissingExtra(AsrCompressError):
+    """An optional dependency is needed and not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"{package}: not installed, needed for this command",
+            hint=f"pip install 'asrcompress[{extra}]'",
+        )
+
+
+class GateFailed(AsrCompressError):
+    """A measured quantity is outside its tolerance. Nothing is shipped."""
+
+    exit_code = 4
+
+
+class CerGateFailed(GateFailed):
+    """The upper bound of the CER increase is above ``max_cer_increase``."""
+
+
+class IntegerGateFailed(GateFailed):
+    """Too small a share of the multiply-accumulates runs in integer kernels."""

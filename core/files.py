@@ -1,0 +1,58 @@
+"""Writing files that are either complete or absent, and the digests that prove it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from pathlib import Path
+
+from asrcompress.errors import OutputExists
+
+_CHUNK_BYTES = 1 << 20
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write `content` (text as UTF-8) so that `path` never holds a part of it.
+
+    The bytes go to a temporary name in the same folder, to disk, and are then renamed: a crash
+    leaves the old file, or none. Opened by plain ``open``, so that the umask applies.
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    temporary = temporary_beside(path)
+    try:
+        with open(temporary, "xb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def temporary_beside(path: Path) -> Path:
+    """A hidden name in the folder of `path` that nothing uses yet; a rename to `path` is atomic."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+
+
+def refuse_overwrite(path: Path, force: bool) -> None:
+    """Refuse to write on anything but an empty folder, unless `force`.
+
+    Raises:
+        OutputExists: `path` is a file, a link, or a folder with something in it.
+    """
+    if force or not os.path.lexists(path):
+        return
+    if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
+        return
+    kind = "folder is not empty" if path.is_dir() else "file exists"
+    raise OutputExists(f"{path}: {kind}", hint="choose another name, or overwrite with --force")
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of the file's bytes, 64 lower-case hexadecimal digits; memory use is constant."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,217 @@
+"""The gate: has compression cost more CER than is allowed, as far as the data can tell?
+
+Both models are scored on the same utterances, and the *difference* is bootstrapped over utterances
+with both taken on the same draw (see `asrcompress.bootstrap`). The verdict passes if
+
+1. the one-sided 95 % upper bound of the CER increase is at most `max_increase`, and the measured
+   increase is as well (a bound below the measurement is raised to it);
+2. no range of durations is broken: none whose increase is proven, at 99 %, to exceed what is
+   allowed overall. Int8 that fails on long audio only would drown in the average;
+3. there are enough utterances for any of this to mean something.
+
+Fractions are exact: 0.10 + 0.02 is at most 0.12. Limits: utterances are taken as independent, so
+a set with few speakers, or with a sentence many times, is surer of itself than it should be; and
+a fault that hits fewer than 3/n of all speech is absent from a set of n utterances once in twenty.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from fractions import Fraction
+
+import numpy as np
+
+from asrcompress import gate_text
+from asrcompress.bootstrap import draw_sums, lower_bound, upper_bound
+from asrcompress.cer import BUCKETS, CerReport, ErrorCounts, UtteranceScore, bucket_of
+from asrcompress.errors import BadManifest, BadRecipe
+from asrcompress.manifest_lines import seen
+from asrcompress.verdict import CONFIDENCE, BucketVerdict, GateVerdict
+
+__all__ = ["MIN_UTTERANCES", "BucketVerdict", "GateVerdict", "judge"]
+
+# Where one utterance in five changes, the nominal 95 % bound holds in 79 % of sets of 10
+# utterances, 92 % of sets of 20 or 30, and 95 % of sets of 100 (400 simulated sets each). Where
+# one in twenty changes: 30 %, 50 %, 68 % and 93 %; sets below 100 are warned of.
+MIN_UTTERANCES = 30
+COMFORTABLE_UTTERANCES = 100
+# A bucket fails the gate only on strong evidence. With ten utterances, a 99 % bound above zero
+# needs four that are worse.
+BUCKET_CONFIDENCE = 0.99
+MIN_BUCKET_UTTERANCES = 10
+MIN_DRAWS = 100
+
+
+def judge(
+    before: CerReport,
+    after: CerReport,
+    *,
+    max_increase: Fraction | float | str,
+    relative: bool = False,
+    draws: int = 10_000,
+    seed: int = 0,
+    min_utterances: int = MIN_UTTERANCES,
+) -> GateVerdict:
+    """Decide whether `after` is good enough, given `before`.
+
+    Args:
+        before, after: scores of the same utterances with the same references, in any order.
+        max_increase: 0 to 1; a float is taken as the decimal that it prints as.
+        relative: `max_increase` is a share of the CER before, not an absolute CER.
+        draws: of the bootstrap, at least 100.
+        min_utterances: with fewer, the verdict is a failure, whatever the numbers.
+    Raises:
+        BadManifest: the reports are not of the same utterances, references and normalisation.
+        BadRecipe: `max_increase` or `draws` out of range.
+    """
+    tolerance = _tolerance(max_increase)
+    if draws < MIN_DRAWS:
+        raise BadRecipe(f"draws: out of range, got {draws}, expected {MIN_DRAWS} or more")
+    pairs = _pair(before, after)
+    increase, low, high = _bounds(pairs, relative=relative, draws=draws, seed=seed)
+    allowed = tolerance * (before.cer if relative else 1)
+    buckets = _judge_buckets(pairs, allowed, draws=draws, seed=seed)
+    verdict = GateVerdict(
+        passed=False,
+        reason="",
+        utterances=len(pairs),
+        before=before.counts,
+        after=after.counts,
+        increase=increase,
+        lower_bound=low,
+        upper_bound=high,
+        max_increase=tolerance,
+        relative=relative,
+        draws=draws,
+        seed=seed,
+        buckets=buckets,
+    )
+    return _decide(verdict, min_utterances)
+
+
+_Pair = tuple[UtteranceScore, UtteranceScore]
+
+
+def _decide(measured: GateVerdict, min_utterances: int) -> GateVerdict:
+    """The verdict on what was measured: the three conditions, and their wording."""
+    high = measured.upper_bound
+    faults = []
+    if measured.utterances < min_utterances:
+        faults.append(gate_text.too_few(measured.utterances, min_utterances))
+    if high is None or high > measured.max_increase:
+        faults.append(gate_text.bound_exceeded(measured))
+    broken = [item for item in measured.buckets if item.broken]
+    if len(measured.buckets) > 1:  # a single one is the whole set
+        faults += [gate_text.bucket_broken(item, measured.allowed_increase) for item in broken]
+    warnings = [
+        gate_text.bucket_unproven(item)
+        for item in measured.buckets
+        if item.lower_bound is None and (item.increase or 0) > measured.allowed_increase
+    ]
+    if min_utterances <= measured.utterances < COMFORTABLE_UTTERANCES:
+        warnings.append(gate_text.small_set(measured.utterances, COMFORTABLE_UTTERANCES))
+    summary = gate_text.summary(measured)
+    reason = " ".join([*faults, summary]) if faults else summary
+    return dataclasses.replace(measured, passed=not faults, reason=reason, warnings=tuple(warnings))
+
+
+def _tolerance(value: Fraction | float | str) -> Fraction:
+    """The exact number that was written: `Fraction(0.1)` is not a tenth, `Fraction("0.1")` is."""
+    try:
+        exact = value if isinstance(value, Fraction) else Fraction(str(value))
+    except (ValueError, ZeroDivisionError) as error:
+        raise BadRecipe(f"max_increase: got {seen(value)}, expected a number, 0 to 1") from error
+    if not 0 <= exact <= 1:
+        raise BadRecipe(
+            f"max_increase: out of range, got {value}, expected 0 to 1",
+            hint="0.005 is half a percentage point",
+        )
+    return exact
+
+
+def _pair(before: CerReport, after: CerReport) -> list[_Pair]:
+    """Each utterance's two scores, in the order of `before`.
+
+    Raises:
+        BadManifest: a difference between unlike things would be measured.
+    """
+    if before.normalisation != after.normalisation:
+        raise BadManifest(
+            "reports: normalised differently, "
+            f"got {before.normalisation} before and {after.normalisation} after"
+        )
+    first = {item.utt: item for item in before.utterances}
+    second = {item.utt: item for item in after.utterances}
+    for kind, odd in (
+        ("utterances only before", sorted(first.keys() - second.keys())),
+        ("utterances only after", sorted(second.keys() - first.keys())),
+        (
+            "references that differ",
+            sorted(
+                utt
+                for utt in first.keys() & second.keys()
+                if first[utt].reference != second[utt].reference
+            ),
+        ),
+    ):
+        if odd:
+            examples = ", ".join(map(seen, odd[:3]))
+            raise BadManifest(
+                f"reports: not of the same set, got {len(odd)} {kind}, such as {examples}",
+                hint="evaluate both models on the same manifest",
+            )
+    return [(item, second[utt]) for utt, item in first.items()]
+
+
+def _bounds(
+    pairs: list[_Pair], *, relative: bool, draws: int, seed: int
+) -> tuple[Fraction | None, Fraction | None, Fraction | None]:
+    """Measured increase and its lower and upper bound."""
+    counts = _columns(pairs)
+    sums = draw_sums(counts, draws=draws, seed=seed)
+    numerators, denominators = sums[:, 1] - sums[:, 0], sums[:, 0 if relative else 2]
+    low = lower_bound(numerators, denominators, CONFIDENCE)
+    high = upper_bound(numerators, denominators, CONFIDENCE)
+    total = counts.sum(axis=0)
+    gained, base = int(total[1] - total[0]), int(total[0 if relative else 2])
+    if base == 0 and gained:  # a relative increase of a CER of 0
+        return None, low, None
+    increase = Fraction(gained, base or 1)
+    return (
+        increase,
+        None if low is None else min(low, increase),
+        None if high is None else max(high, increase),
+    )
+
+
+def _columns(pairs: list[_Pair]) -> np.ndarray:
+    """int64, shape (n_utterances, 3): edits before, edits after, reference characters."""
+    return np.array([(b.edits, a.edits, b.reference_chars) for b, a in pairs], np.int64)
+
+
+def _judge_buckets(
+    pairs: list[_Pair], allowed: Fraction, *, draws: int, seed: int
+) -> tuple[BucketVerdict, ...]:
+    by_label: dict[str, list[_Pair]] = {label: [] for label in BUCKETS}
+    for pair in pairs:
+        by_label[bucket_of(pair[0].duration_s)].append(pair)
+    verdicts = []
+    for label, inside in by_label.items():
+        if not inside:
+            continue
+        before = ErrorCounts.total(b for b, _ in inside)
+        low = None
+        if len(inside) >= MIN_BUCKET_UTTERANCES and before.reference_chars:
+            sums = draw_sums(_columns(inside), draws=draws, seed=seed)
+            low = lower_bound(sums[:, 1] - sums[:, 0], sums[:, 2], BUCKET_CONFIDENCE)
+        verdicts.append(
+            BucketVerdict(
+                label=label,
+                utterances=len(inside),
+                before=before,
+                after=ErrorCounts.total(a for _, a in inside),
+                lower_bound=low,
+                broken=low is not None and low > allowed,
+            )
+        )
+    return tuple(verdicts)

@@ -1,0 +1,116 @@
+"""PaddleSpeech's own network, rebuilt from a checkpoint, and its own forward pass.
+
+The network is always PaddleSpeech's class with PaddleSpeech's forward: what is measured on a
+checkpoint is measured by the code that trained it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from asrcompress.checkpoint import Checkpoint
+from asrcompress.errors import BadCheckpoint
+from asrcompress.paddle_imports import import_paddle, import_u2
+from asrcompress.weights import read_weights
+
+SUPPORTED_FAMILIES = ("u2-conformer",)
+
+
+def build_network(checkpoint: Checkpoint, *, device: str = "cpu") -> Any:
+    """PaddleSpeech's network with the checkpoint's weights, in evaluation mode.
+
+    Args:
+        device: ``cpu`` or ``gpu:N``; sets Paddle's current device.
+    Raises:
+        BadCheckpoint: a family that is not supported, or weights that do not fit the settings.
+    """
+    if checkpoint.family not in SUPPORTED_FAMILIES:
+        raise BadCheckpoint(
+            f"{checkpoint.config_path}: family {checkpoint.family} is not supported, "
+            f"expected one of {', '.join(SUPPORTED_FAMILIES)}"
+        )
+    network_class = import_u2()
+    import_paddle().set_device(device)
+    # U2Model pops keys out of the settings that it is given.
+    settings = copy.deepcopy(dict(checkpoint.network))
+    if settings.get("cmvn_file"):
+        settings["cmvn_file"] = str(checkpoint.root / settings["cmvn_file"])
+    try:
+        network = network_class.from_config(settings)  # type: ignore[attr-defined]
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise BadCheckpoint(
+            f"{checkpoint.config_path}: PaddleSpeech cannot build this network, {error!r}"
+        ) from error
+    load_weights(
+        network, read_weights(checkpoint.weights_path), source=str(checkpoint.weights_path)
+    )
+    network.eval()
+    return network
+
+
+def load_weights(network: Any, weights: Mapping[str, np.ndarray], *, source: str) -> None:
+    """Copy `weights` into `network`; names and shapes must agree exactly.
+
+    Raises:
+        BadCheckpoint: names the tensors that are missing, unknown, of another shape, not finite.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    problems = [f"{name} is missing" for name in wanted if name not in weights]
+    problems += [f"{name} is unknown to the network" for name in weights if name not in wanted]
+    for name, shape in wanted.items():
+        if name not in weights:
+            continue
+        if weights[name].shape != shape:
+            problems.append(f"{name} has shape {list(weights[name].shape)}, expected {list(shape)}")
+        elif not np.isfinite(weights[name]).all():
+            problems.append(f"{name} has values that are not finite")
+    if problems:
+        shown = "; ".join(problems[:8]) + (
+            f"; and {len(problems) - 8} more" if problems[8:] else ""
+        )
+        raise BadCheckpoint(
+            f"{source}: does not fit the network, {shown}",
+            hint="take the configuration and vocabulary that this checkpoint was trained with",
+        )
+    network.set_state_dict(dict(weights))
+
+
+def subsampling_factor(network: Any) -> int:
+    """Feature frames per output frame of a U2 encoder: 1, 4, 6 or 8."""
+    return int(network.encoder.embed.subsampling_rate)
+
+
+class PaddleAcousticModel:
+    """log-probabilities by PaddleSpeech's own encoder and CTC head, full context."""
+
+    def __init__(self, network: Any) -> None:
+        self._network = network
+        self._paddle = import_paddle()
+
+    def log_probs(self, features: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """CTC log-probabilities of a batch.
+
+        Args:
+            features: arrays (n_frames, n_mels), float32; may differ in length.
+        Returns:
+            arrays (n_output_frames, vocabulary), float32, natural log, padding removed.
+        """
+        paddle, network = self._paddle, self._network
+        lengths = [len(item) for item in features]
+        batch = np.zeros((len(features), max(lengths), features[0].shape[1]), np.float32)
+        for row, item in zip(batch, features, strict=True):
+            row[: len(item)] = item
+        with paddle.no_grad():
+            encoded, mask = network.encoder(
+                paddle.to_tensor(batch),
+                paddle.to_tensor(lengths, dtype="int64"),
+                decoding_chunk_size=-1,
+                num_decoding_left_chunks=-1,
+            )
+            log_probs = network.ctc.log_softmax(encoded).numpy()
+        kept = mask.squeeze(1).astype("int64").sum(1).numpy()
+        return [row[:n] for row, n in zip(log_probs, kept, strict=True)]

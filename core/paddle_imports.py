@@ -1,0 +1,87 @@
+"""The one door through which Paddle and PaddleSpeech enter the process.
+
+Order and side effects matter:
+
+* ``h5py`` must be loaded before ``paddle`` 2.6: both carry zlib symbols, and the other way round
+  the process dies in ``inflateReset2``.
+* Importing PaddleSpeech's U2 calls ``pip install paddlespeech_ctcdecoders`` where that package is
+  missing (it has no wheel beyond Python 3.10). asrcompress decodes by itself and never needs it.
+* PaddleSpeech's logger creates ``exp/log`` in the current folder and prints at DEBUG level.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from types import ModuleType
+from typing import Any
+
+from asrcompress.errors import MissingExtra
+
+
+@functools.cache
+def import_paddle() -> Any:
+    """``paddle``, with h5py loaded first.
+
+    Raises:
+        MissingExtra: the ``[compress]`` extra is not installed.
+    """
+    try:
+        import h5py  # noqa: F401  (must come before paddle, see above)
+        import paddle
+    except ImportError as error:
+        raise MissingExtra(error.name or "paddlepaddle", "compress") from error
+    # Paddle announces at every to_static how it lowers the code; nobody can act on it.
+    logging.getLogger("paddle").setLevel(logging.ERROR)
+    return paddle
+
+
+@functools.cache
+def import_u2() -> type:
+    """PaddleSpeech's ``U2Model`` class.
+
+    Raises:
+        MissingExtra: the ``[compress]`` extra is not installed.
+    """
+    import_paddle()
+    before = os.getcwd()
+    # PaddleSpeech opens its log file relative to the current folder while it is imported.
+    with tempfile.TemporaryDirectory(prefix="asrcompress-", ignore_cleanup_errors=True) as scratch:
+        try:
+            os.chdir(scratch)
+            _silence_paddlespeech()
+            _forbid_pip()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                from paddlespeech.s2t.models.u2 import U2Model
+        except ImportError as error:
+            raise MissingExtra(error.name or "paddlespeech", "compress") from error
+        finally:
+            os.chdir(before)
+            _silence_paddlespeech()
+    return U2Model  # type: ignore[no-any-return]
+
+
+def _forbid_pip() -> None:
+    """Replace the module that PaddleSpeech calls pip through, before it is imported."""
+    stub = ModuleType("paddlespeech.s2t.utils.dynamic_pip_install")
+
+    def install(package_name: str) -> None:
+        raise ImportError(f"{package_name} is not needed by asrcompress")
+
+    stub.install = install  # type: ignore[attr-defined]
+    sys.modules.setdefault(stub.__name__, stub)
+
+
+def _silence_paddlespeech() -> None:
+    """Mute PaddleSpeech's log, which goes to stdout at DEBUG level, and close its exp/log file."""
+    try:
+        from loguru import logger
+    except ImportError as error:
+        raise MissingExtra("loguru", "compress") from error
+    logger.disable("paddlespeech")
+    logger.remove()

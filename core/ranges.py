@@ -1,0 +1,133 @@
+"""What quantization learned: a range for every edge, and which edges meet in which product.
+
+This is the seam between training and export. It names tensors by *parameters* of the checkpoint
+(``encoder.encoders.0.feed_forward.w_1.weight``) and by *edges*, names that the quantized network
+gives to its activations (``encoder.encoders.0.feed_forward.w_1:input``). No graph is mentioned, so
+any export can use it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from asrcompress.errors import BadRun
+from asrcompress.files import write_atomically
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivationRange:
+    """Range of one edge, on a uint8 grid.
+
+    A signed edge uses zero point 128 and covers [-absmax, absmax]; an unsigned one (after ReLU or
+    softmax) uses zero point 0 and covers [0, absmax].
+    """
+
+    absmax: float
+    unsigned: bool = False
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.absmax) or self.absmax <= 0:
+            raise ValueError(f"absmax {self.absmax} is not finite and > 0")
+
+    @property
+    def scale(self) -> float:
+        """Real value of one step of the grid."""
+        return self.absmax / (255.0 if self.unsigned else 127.0)
+
+    @property
+    def zero_point(self) -> int:
+        """The uint8 code of 0.0."""
+        return 0 if self.unsigned else 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightRange:
+    """A layer that multiplies an edge by a parameter.
+
+    Attributes:
+        parameter: structured name of the weight.
+        axis: output channels of the weight as stored: 1 for Linear, 0 for convolutions.
+        absmax: one value per output channel; int8 scale is absmax / 127, symmetric.
+        input: edge that the layer reads.
+        output: edge that the layer writes where its kernel needs an output range, else None.
+    """
+
+    parameter: str
+    axis: int
+    absmax: tuple[float, ...]
+    input: str
+    output: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProductRange:
+    """A product of two activations, as in attention.
+
+    Attributes:
+        right_parameter: the weight that the right operand was computed with; names the product.
+        left: edge of the left operand.
+        right: edge of the right operand.
+    """
+
+    right_parameter: str
+    left: str
+    right: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranges:
+    """All learned ranges of a network."""
+
+    activations: Mapping[str, ActivationRange]
+    weights: tuple[WeightRange, ...]
+    products: tuple[ProductRange, ...] = ()
+
+    def __post_init__(self) -> None:
+        named = {edge for w in self.weights for edge in (w.input, w.output) if edge}
+        named |= {edge for p in self.products for edge in (p.left, p.right)}
+        unknown = sorted(named - set(self.activations))
+        if unknown:
+            raise ValueError(f"edges without a range: {', '.join(unknown)}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, for ``json.dump``."""
+        return {
+            "activations": {name: asdict(value) for name, value in self.activations.items()},
+            "weights": [asdict(value) for value in self.weights],
+            "products": [asdict(value) for value in self.products],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Ranges:
+        """Inverse of `to_json`."""
+        return cls(
+            activations={k: ActivationRange(**v) for k, v in data["activations"].items()},
+            weights=tuple(
+                WeightRange(**{**item, "absmax": tuple(item["absmax"])}) for item in data["weights"]
+            ),
+            products=tuple(ProductRange(**item) for item in data["products"]),
+        )
+
+
+def write_ranges(path: Path, ranges: Ranges) -> None:
+    """Write `ranges` as JSON, atomically."""
+    write_atomically(path, json.dumps(ranges.to_json(), indent=1))
+
+
+def read_ranges(path: Path) -> Ranges:
+    """Read what `write_ranges` wrote.
+
+    Raises:
+        BadRun: missing, not JSON, or not ranges.
+    """
+    try:
+        return Ranges.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise BadRun(f"{path}: cannot be read, {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadRun(f"{path}: does not hold learned ranges, {error!r}") from error

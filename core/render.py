@@ -1,0 +1,164 @@
+"""Results as a person reads them, within 80 columns, on stdout."""
+
+from __future__ import annotations
+
+import json as json_module
+from typing import TYPE_CHECKING, Any
+
+import rich.console
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:  # what is rendered is imported by whoever made it
+    from asrcompress.bundle import Bundle
+    from asrcompress.cer import CerReport
+    from asrcompress.compress.anatomy import Anatomy
+    from asrcompress.evaluation import Evaluation
+    from asrcompress.pipeline import Outcome
+    from asrcompress.runtime.benchmark import Comparison
+
+
+def show(data: dict[str, Any], rendered: RenderableType, *, json: bool) -> None:
+    """Print one JSON object, or what a person reads."""
+    if json:
+        print(json_module.dumps(data, ensure_ascii=False, indent=1, default=str))
+    else:
+        rich.console.Console(highlight=False).print(rendered, soft_wrap=isinstance(rendered, str))
+
+
+def evaluation(result: Evaluation, *, worst: int) -> RenderableType:
+    """CER with interval, Kaldi's line, buckets, worst utterances, speed."""
+    report = result.cer
+    lines = [
+        f"{result.name} ({result.backend})",
+        f"CER {cer_text(report)}, {len(report.utterances)} utterances",
+        report.kaldi_line(),
+        f"RTF {result.rtf:.4f} ({result.compute_s:.1f} s for {result.audio_s:.1f} s of speech)",
+    ]
+    parts: list[RenderableType] = [Text("\n".join(lines)), _buckets(report)]
+    if worst and report.worst(worst):
+        parts.append(_worst(report, worst))
+    return Group(*parts)
+
+
+def cer_text(report: CerReport) -> str:
+    """``5.75 % (95 %: 5.10 to 6.42)``."""
+    low, high = report.interval()
+    return f"{float(report.cer):.2%} (95 %: {low:.2%} to {high:.2%})"
+
+
+def outcome(result: Outcome) -> RenderableType:
+    """Verdict first, then what it rests on."""
+    verdict, run = result.verdict, result.run
+    fp32, int8 = run.fp32_model.stat().st_size, run.model.stat().st_size
+    table = _table("", "before", "after")
+    table.add_row("CER", f"{float(verdict.before_cer):.2%}", f"{float(verdict.after_cer):.2%}")
+    for name in ("substitutions", "deletions", "insertions"):
+        before, after = getattr(verdict.before, name), getattr(verdict.after, name)
+        table.add_row(name, str(before), str(after))
+    table.add_row("model", megabytes(fp32), f"{megabytes(int8)} ({fp32 / int8:.2f}x smaller)")
+    table.add_row("integer kernels", "0.0%", f"{result.integer_share:.1%} of the MACs")
+    state = "PASSED" if result.failure is None else "FAILED"
+    style = "bold green" if result.failure is None else "bold red"
+    reason = verdict.reason if result.failure is None else str(result.failure)
+    return Group(Text(f"{state}: {reason}", style=style), table, Text(f"run: {run.path}"))
+
+
+def bundle(item: Bundle) -> RenderableType:
+    """What a bundle is and what it was proven to do."""
+    manifest = item.manifest
+    table = _table("bundle", str(item.path))
+    table.add_row("family", manifest.family)
+    table.add_row("precision", manifest.precision)
+    table.add_row("size", megabytes(item.size_bytes))
+    if manifest.integer_share is not None:
+        table.add_row("integer kernels", f"{manifest.integer_share:.1%} of the MACs")
+    quality = manifest.quality or {}
+    for side in ("before", "after"):
+        if f"cer_{side}" in quality:
+            low, high = quality[f"cer_{side}_interval_95"]
+            table.add_row(
+                f"CER {side}", f"{quality[f'cer_{side}']:.2%} (95 %: {low:.2%} to {high:.2%})"
+            )
+    table.add_row("sha256", manifest.bundle_sha256[:16] + "…")
+    return table
+
+
+def comparison(result: Comparison) -> RenderableType:
+    """Bundles side by side; the first row is what the others are relative to."""
+    table = _table("bundle", "MB", "RTF", "p50 ms", "p95 ms", "speed", "load ms", "RSS MB")
+    for item in result.measurements:
+        table.add_row(
+            item.bundle.rstrip("/").rpartition("/")[2],
+            f"{item.size_bytes / 1e6:.1f}",
+            f"{item.rtf:.4f}",
+            f"{1000 * item.latency_p50_s:.1f}",
+            f"{1000 * item.latency_p95_s:.1f}",
+            f"{item.speedup:.2f}x",
+            f"{1000 * item.load_s:.0f}",
+            f"{item.peak_rss_bytes / 1e6:.0f}",
+        )
+    note = (
+        f"{result.threads} thread(s), {result.rounds} interleaved rounds, "
+        f"{result.n_recordings} recordings, {result.audio_s:.0f} s, {result.cpu}"
+    )
+    return Group(table, Text(note))
+
+
+def anatomy(item: Anatomy, *, layers: bool) -> RenderableType:
+    """Parameters and operations per block, and the names that ``quantization.skip`` takes."""
+    table = _table("block", "parameters", f"MMACs/{item.seconds:g} s", "INT8 MACs", "shipped")
+    for block in item.blocks:
+        share = f"{block.int8_macs / block.macs:.0%}" if block.macs else "-"
+        table.add_row(
+            block.name,
+            f"{block.parameters:,}",
+            f"{block.macs / 1e6:,.1f}" if block.shipped else "-",
+            share if block.shipped else "-",
+            "yes" if block.shipped else "no",
+        )
+    lines = (
+        f"{item.name}: {item.family}, {item.vocabulary} symbols\n"
+        f"expected size: FP32 {megabytes(item.fp32_bytes)}, INT8 {megabytes(item.int8_bytes)}"
+    )
+    names = [name for block in item.blocks for name in block.layers]
+    return Group(Text(lines), table, *([Text("\n".join(names))] if layers else []))
+
+
+def megabytes(size_bytes: int) -> str:
+    """``4.2 MB``, a megabyte being a million bytes."""
+    return f"{size_bytes / 1e6:.1f} MB"
+
+
+def _buckets(report: CerReport) -> Table:
+    table = _table("duration", "utterances", "CER", "S", "D", "I")
+    for bucket in report.buckets():
+        counts = bucket.counts
+        cer = "-" if counts.cer is None else f"{float(counts.cer):.2%}"
+        table.add_row(
+            bucket.label,
+            str(bucket.utterances),
+            cer,
+            str(counts.substitutions),
+            str(counts.deletions),
+            str(counts.insertions),
+        )
+    return table
+
+
+def _worst(report: CerReport, count: int) -> Table:
+    table = _table("worst", "edits", "reference / hypothesis")
+    for item in report.worst(count):
+        table.add_row(
+            item.utt, str(item.edits), f"{item.reference}\n{item.hypothesis or '(empty)'}"
+        )
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    return table

@@ -1,0 +1,208 @@
+"""A run directory: everything that one ``qat`` or ``ptq`` did, and its verdict.
+
+    runs/qat-3f9c21ab04/
+        run.json             kind, recipe, checkpoint, tool versions, status, hashes
+        log.txt              what was printed, with times
+        metrics.jsonl        one line per optimizer step and per epoch
+        before.json          CER of the checkpoint on the gate manifest
+        state.pdstate        training state, while training
+        weights.pdparams     trained weights under PaddleSpeech's names
+        ranges.json          learned ranges
+        model.fp32.onnx      the checkpoint's graph, for parity and comparison
+        model.int8.onnx      the artifact that is measured, and shipped if it passes
+        integer_share.json   kernels that ran
+        parity.json          error per stage
+        after.json           CER of the artifact on the gate manifest
+        verdict.json         of the gate
+
+The name is a digest of recipe and checkpoint: the same command finds the same directory and goes
+on where it was interrupted. Every file is written under a temporary name and renamed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asrcompress.checkpoint import Checkpoint
+from asrcompress.errors import BadRun
+from asrcompress.files import write_atomically
+from asrcompress.recipe import Recipe
+
+SCHEMA_VERSION = 1
+PASSED, FAILED, UNFINISHED = "passed", "failed", "unfinished"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run directory. All methods read or write files in it."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the directory: ``qat-3f9c21ab04``."""
+        return self.path.name
+
+    @property
+    def model(self) -> Path:
+        """The INT8 artifact."""
+        return self.path / "model.int8.onnx"
+
+    @property
+    def fp32_model(self) -> Path:
+        """The checkpoint's own graph."""
+        return self.path / "model.fp32.onnx"
+
+    @property
+    def weights(self) -> Path:
+        """Trained weights in PaddleSpeech's format."""
+        return self.path / "weights.pdparams"
+
+    @property
+    def ranges(self) -> Path:
+        """Learned ranges."""
+        return self.path / "ranges.json"
+
+    @property
+    def state(self) -> Path:
+        """Training state of an unfinished run."""
+        return self.path / "state.pdstate"
+
+    def has(self, name: str) -> bool:
+        """Whether a file of this run is there, which means that it is complete."""
+        return (self.path / name).is_file()
+
+    def read_json(self, name: str) -> Any:
+        """A JSON file of this run.
+
+        Raises:
+            BadRun: missing or not JSON.
+        """
+        path = self.path / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise BadRun(
+                f"{path}: missing, the run was not finished",
+                hint="repeat the command that started it; it goes on where it was",
+            ) from None
+        except (OSError, ValueError) as error:
+            raise BadRun(f"{path}: cannot be read, {error}") from error
+
+    def write_json(self, name: str, data: Any) -> None:
+        """Write a JSON file of this run, atomically."""
+        write_atomically(self.path / name, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+
+    def append_metric(self, **values: Any) -> None:
+        """Add a line to metrics.jsonl."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def log(self, message: str) -> None:
+        """Add a line with the time to log.txt."""
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        with (self.path / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{stamp} {message}\n")
+
+    def status(self) -> str:
+        """`PASSED`, `FAILED` or `UNFINISHED`."""
+        return str(self.read_json("run.json").get("status", UNFINISHED))
+
+    def update(self, **values: Any) -> None:
+        """Change fields of run.json."""
+        self.write_json("run.json", {**self.read_json("run.json"), **values})
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for this process; the lock dies with the process.
+
+        Raises:
+            BadRun: another process holds it; names its pid.
+        """
+        path = self.path / "lock"
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise BadRun(
+                    f"{self.path}: is in use by process {file.read().strip() or 'unknown'}",
+                    hint="wait for it, or end it; then repeat the command",
+                ) from None
+            file.seek(0)
+            file.truncate()
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+
+def digest_of(kind: str, recipe: Recipe, checkpoint: Checkpoint) -> str:
+    """Digest of all that decides a run's result; where it is written does not."""
+    tables = {name: table for name, table in recipe.to_dict().items() if name != "runs"}
+    text = json.dumps([kind, tables, checkpoint.sha256], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def open_run(kind: str, recipe: Recipe, checkpoint: Checkpoint, *, tools: Mapping[str, str]) -> Run:
+    """The run directory of this recipe, made if it is not there."""
+    name = f"{kind}-{digest_of(kind, recipe, checkpoint)[:10]}"
+    run = Run(path=recipe.runs / name)
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadRun(f"{run.path}: cannot be made, {error.strerror}") from error
+    if not run.has("run.json"):
+        run.write_json(
+            "run.json",
+            {
+                "schema_version": SCHEMA_VERSION,
+                "kind": kind,
+                "status": UNFINISHED,
+                "started": time.time(),
+                "recipe": recipe.to_dict(),
+                "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.sha256},
+                "tools": dict(tools),
+            },
+        )
+    return run
+
+
+def read_run(path: Path) -> Run:
+    """An existing run directory.
+
+    Raises:
+        BadRun: not one, or of another schema.
+    """
+    run = Run(path=path)
+    if not path.is_dir():
+        raise BadRun(f"{path}: no such run directory")
+    version = run.read_json("run.json").get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise BadRun(f"{path}: schema version {version}, expected {SCHEMA_VERSION}")
+    return run
+
+
+def latest_passing_run(runs: Path) -> Run:
+    """The run under `runs` that passed its gate last.
+
+    Raises:
+        BadRun: none has; says what there is.
+    """
+    found = [read_run(file.parent) for file in sorted(runs.glob("*/run.json"))]
+    passing = [run for run in found if run.status() == PASSED]
+    if not passing:
+        seen = ", ".join(f"{run.name} {run.status()}" for run in found) or "no runs"
+        raise BadRun(
+            f"{runs}: no run has passed its gate, got {seen}",
+            hint="asrcompress qat --target int8",
+        )
+    return max(passing, key=lambda run: float(run.read_json("run.json")["finished"]))

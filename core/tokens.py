@@ -1,0 +1,158 @@
+"""The output symbols of a network, and text to ids and back.
+
+Two spellings exist on disk. PaddleSpeech's ``vocab.txt`` has one symbol a line, in order, with
+``<blank>`` and ``<space>``; ``tokens.txt``, which sherpa-onnx and this runtime read, has ``symbol
+id`` lines with ``<blk>`` and ``▁``. In memory the spelling is PaddleSpeech's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from asrcompress.errors import AsrCompressError, BadBundle, BadCheckpoint
+
+BLANK, UNKNOWN, SPACE, EOS = "<blank>", "<unk>", "<space>", "<eos>"
+WORD_BOUNDARY = "▁"  # SentencePiece's, which sherpa-onnx prints as a space
+
+# Symbols that stand for no text. <unk> is one of them: "some character, unknown which".
+_SILENT = frozenset(
+    {BLANK, "<blk>", "<eps>", UNKNOWN, EOS, "<sos>", "<sos/eos>", "<s>", "</s>", "<pad>", "<mask>"}
+)
+_TO_TOKENS = {BLANK: "<blk>", SPACE: WORD_BOUNDARY}
+_FROM_TOKENS = {"<blk>": BLANK, "<eps>": BLANK, WORD_BOUNDARY: SPACE}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabulary:
+    """Output symbols in the order of the network's outputs.
+
+    Attributes:
+        symbols: in PaddleSpeech's spelling; exactly one is ``<blank>``.
+    Raises:
+        BadCheckpoint: an empty or double symbol, or not exactly one blank.
+    """
+
+    symbols: tuple[str, ...]
+    _ids: dict[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_ids", {symbol: id_ for id_, symbol in enumerate(self.symbols)})
+        if len(self._ids) != len(self.symbols):
+            doubles = sorted({s for i, s in enumerate(self.symbols) if self._ids[s] != i})
+            shown = ", ".join(doubles[:5])
+            raise BadCheckpoint(
+                f"vocabulary: a symbol stands twice, got {shown}, expected each once"
+            )
+        if "" in self._ids:
+            raise BadCheckpoint(f"vocabulary: symbol {self._ids['']} is empty")
+        if BLANK not in self._ids:
+            raise BadCheckpoint(f"vocabulary: has no {BLANK}, got {len(self.symbols)} others")
+        written = {_TO_TOKENS.get(symbol, symbol) for symbol in self.symbols}
+        if len(written) != len(self.symbols):
+            raise BadCheckpoint(
+                "vocabulary: has both spellings of one symbol "
+                f"({BLANK} and <blk>, or {SPACE} and {WORD_BOUNDARY}), expected one"
+            )
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    @property
+    def blank_id(self) -> int:
+        """The output that stands for "nothing here" in CTC."""
+        return self._ids[BLANK]
+
+    @staticmethod
+    def from_vocab_txt(path: Path) -> Vocabulary:
+        """Read PaddleSpeech's ``vocab.txt``: a symbol a line, anything after a space ignored.
+
+        As PaddleSpeech does, ``<blank>`` is put first and ``<eos>`` last where they are missing.
+
+        Raises:
+            BadCheckpoint: not there, not UTF-8, or not a vocabulary.
+        """
+        symbols = [line.split(" ")[0] for line in _lines(path, BadCheckpoint)]
+        if BLANK not in symbols:
+            symbols.insert(0, BLANK)
+        if EOS not in symbols:
+            symbols.append(EOS)
+        return _naming(path, BadCheckpoint, lambda: Vocabulary(symbols=tuple(symbols)))
+
+    @staticmethod
+    def from_tokens_txt(path: Path) -> Vocabulary:
+        """Read ``tokens.txt``: ``symbol id`` lines, ids from 0 in steps of 1.
+
+        Raises:
+            BadBundle: not there, not UTF-8, or not a vocabulary.
+        """
+        symbols = []
+        for expected, line in enumerate(_lines(path, BadBundle)):
+            symbol, _, id_ = line.rpartition(" ")
+            if not symbol or id_ != str(expected):
+                raise BadBundle(
+                    f"{path}: line {expected + 1} is wrong, got {line!r}, "
+                    f"expected a symbol, a space and {expected}"
+                )
+            symbols.append(_FROM_TOKENS.get(symbol, symbol))
+        return _naming(path, BadBundle, lambda: Vocabulary(symbols=tuple(symbols)))
+
+    def to_tokens_txt(self) -> str:
+        """The text of ``tokens.txt``."""
+        written = (_TO_TOKENS.get(symbol, symbol) for symbol in self.symbols)
+        return "".join(f"{symbol} {id_}\n" for id_, symbol in enumerate(written))
+
+    def to_vocab_txt(self) -> str:
+        """The text of PaddleSpeech's ``vocab.txt``."""
+        return "".join(f"{symbol}\n" for symbol in self.symbols)
+
+    def ids_to_text(self, ids: Iterable[int]) -> str:
+        """Text of output ids; blank, unknown and end marks say nothing, spaces are trimmed."""
+        said = (self.symbols[id_] for id_ in ids)
+        text = "".join(
+            " " if symbol == SPACE else symbol.replace(WORD_BOUNDARY, " ")
+            for symbol in said
+            if symbol not in _SILENT
+        )
+        return text.strip(" ")
+
+    def text_to_ids(self, text: str) -> list[int]:
+        """Output ids of `text`, one per character; what is not in the vocabulary is ``<unk>``.
+
+        Raises:
+            BadCheckpoint: there is such a character and the vocabulary has no ``<unk>``.
+        """
+        space = self._ids.get(SPACE, self._ids.get(WORD_BOUNDARY))
+        unknown = self._ids.get(UNKNOWN)
+        found = [space if char == " " else self._ids.get(char) for char in text]
+        ids = [unknown if id_ is None else id_ for id_ in found]
+        kept = [id_ for id_ in ids if id_ is not None]
+        if len(kept) != len(text):
+            missing = text[ids.index(None)]
+            raise BadCheckpoint(f"vocabulary: has neither {missing!r} nor {UNKNOWN}")
+        return kept
+
+
+def _lines(path: Path, error: type[AsrCompressError]) -> list[str]:
+    """Lines of a UTF-8 file. Only newlines end one: U+2028 and U+3000 may be symbols."""
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError as missing:
+        raise error(f"{path}: no such file") from missing
+    except UnicodeDecodeError as wrong:
+        raise error(f"{path}: is not UTF-8 at byte {wrong.start}") from wrong
+    lines = text.replace("\r\n", "\n").split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    return lines
+
+
+def _naming(
+    path: Path, error: type[AsrCompressError], make: Callable[[], Vocabulary]
+) -> Vocabulary:
+    """What `make` returns; what it refuses, with the file's name."""
+    try:
+        return make()
+    except BadCheckpoint as refused:
+        raise error(f"{path}: {refused}") from refused

@@ -1,0 +1,7 @@
+"""The light runtime: bundles to text with numpy, ONNX Runtime and kaldi-native-fbank only."""
+
+from __future__ import annotations
+
+from asrcompress.runtime.transcriber import Transcriber, Transcript
+
+__all__ = ["Transcriber", "Transcript"]

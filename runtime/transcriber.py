@@ -1,0 +1,161 @@
+"""Speech to text from a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from asrcompress.audio import SAMPLE_RATE_HZ, check_samples, read_audio
+from asrcompress.bundle import Bundle, read_bundle
+from asrcompress.errors import BadAudio, BadBundle, BadRecipe
+from asrcompress.runtime.decode import greedy, greedy_score, prefix_beam
+from asrcompress.runtime.features import Fbank
+from asrcompress.runtime.session import OnnxAcousticModel
+
+Audio = Path | str | np.ndarray
+"""A file, or samples: float32 in [-1, 1) or int16, shape (n_samples,), 16 kHz."""
+
+# Recordings that are read ahead and sorted by length, so that a batch pads little: memory is
+# bounded by this many recordings, however many there are.
+_WINDOW = 64
+# Feature frames of one batch, padding included; two minutes bound what attention allocates.
+_MAX_BATCH_FRAMES = 12_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transcript:
+    """What was said in a recording.
+
+    Attributes:
+        tokens: the symbols behind the text, in PaddleSpeech's spelling; never a blank.
+        duration_s: of the audio.
+        score: natural log of a probability: of the best alignment (greedy), or of the tokens over
+            all alignments that were kept (beam search).
+    """
+
+    text: str
+    tokens: tuple[str, ...]
+    duration_s: float
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    index: int
+    features: np.ndarray
+    duration_s: float
+
+
+class Transcriber:
+    """A bundle, checked and loaded, ready to transcribe.
+
+    Attributes:
+        bundle: what was loaded.
+    """
+
+    def __init__(
+        self, bundle_dir: Path | str, *, threads: int = 1, beam: int = 1, batch_size: int = 8
+    ) -> None:
+        """Check every hash of the bundle, and load it.
+
+        Args:
+            threads: for the network; features and decoding use one.
+            beam: prefixes of the beam search; 1 decodes greedily.
+            batch_size: most recordings to run through the network together.
+        Raises:
+            BadBundle: damaged, tampered with, or not loadable.
+            BadRecipe: a setting below 1.
+        """
+        for name, value in (("threads", threads), ("beam", beam), ("batch_size", batch_size)):
+            if value < 1:
+                raise BadRecipe(f"{name}: out of range, got {value}, expected 1 or more")
+        self.bundle: Bundle = read_bundle(Path(bundle_dir))
+        manifest = self.bundle.manifest
+        if manifest.features.sample_rate_hz != SAMPLE_RATE_HZ:
+            raise BadBundle(
+                f"{bundle_dir}: wants {manifest.features.sample_rate_hz} Hz, "
+                f"expected {SAMPLE_RATE_HZ} Hz"
+            )
+        self._fbank = Fbank(manifest.features)
+        self._model = OnnxAcousticModel(self.bundle.model_path, threads=threads)
+        self._model.check_against(manifest)
+        self._beam = beam
+        self._batch_size = batch_size
+
+    def transcribe(self, audio: Audio) -> Transcript:
+        """What was said in one recording.
+
+        Raises:
+            BadAudio: not readable, or too short or too long for the network.
+        """
+        item = self._prepare(0, audio)
+        return self._decode(item, self._model.log_probs([item.features])[0])
+
+    def transcribe_batch(self, audio: Sequence[Audio]) -> list[Transcript]:
+        """What was said in each of some recordings, in their order."""
+        return list(self.transcribe_stream(audio))
+
+    def transcribe_stream(self, audio: Iterable[Audio]) -> Iterator[Transcript]:
+        """As `transcribe_batch`, for any number of recordings, in constant memory."""
+        recordings = iter(audio)
+        while window := list(islice(recordings, _WINDOW)):
+            items = [self._prepare(index, one) for index, one in enumerate(window)]
+            done: dict[int, Transcript] = {}
+            for batch in self._batches(items):
+                outputs = self._model.log_probs([item.features for item in batch])
+                for item, log_probs in zip(batch, outputs, strict=True):
+                    done[item.index] = self._decode(item, log_probs)
+            yield from (done[index] for index in range(len(window)))
+
+    def _prepare(self, index: int, audio: Audio) -> _Item:
+        if isinstance(audio, np.ndarray):
+            name, samples = "samples", check_samples(audio)
+        else:
+            name, samples = str(audio), read_audio(Path(audio))
+        manifest = self.bundle.manifest
+        n_frames = manifest.features.n_frames(len(samples))
+        duration_s = len(samples) / SAMPLE_RATE_HZ
+        shift_s = manifest.features.frame_shift_ms / 1000
+        if n_frames > manifest.max_frames:
+            raise BadAudio(
+                f"{name}: too long, got {duration_s:.1f} s, "
+                f"expected at most {manifest.max_frames * shift_s:.1f} s",
+                hint="split it at pauses, and transcribe the parts",
+            )
+        if n_frames < manifest.min_frames:
+            raise BadAudio(
+                f"{name}: too short, got {n_frames} frames of {shift_s * 1000:g} ms, "
+                f"expected at least {manifest.min_frames}"
+            )
+        return _Item(index, self._fbank(samples), duration_s)
+
+    def _batches(self, items: Sequence[_Item]) -> Iterator[list[_Item]]:
+        """`items` by length, cut where a batch is full; the longest first, to fail early."""
+        batch: list[_Item] = []
+        for item in sorted(items, key=lambda item: -len(item.features)):
+            longest = len(batch[0].features) if batch else 0
+            if len(batch) == self._batch_size or (len(batch) + 1) * longest > _MAX_BATCH_FRAMES:
+                yield batch
+                batch = []
+            batch.append(item)
+        if batch:
+            yield batch
+
+    def _decode(self, item: _Item, log_probs: np.ndarray) -> Transcript:
+        blank, tokens = self.bundle.manifest.blank_id, self.bundle.tokens
+        ids: Sequence[int]
+        if self._beam == 1:
+            ids, score = greedy(log_probs, blank), greedy_score(log_probs)
+        else:
+            best = prefix_beam(log_probs, self._beam, blank)[0]
+            ids, score = best.tokens, best.score
+        return Transcript(
+            text=tokens.ids_to_text(ids),
+            tokens=tuple(tokens.symbols[id_] for id_ in ids),
+            duration_s=item.duration_s,
+            score=score,
+        )
