@@ -65,8 +65,22 @@ def make_observer(
     raise ValueError(f"unknown observer {method!r}")  # the recipe is checked before this
 
 
+# PaddleSlim's observers start from 1e-7 and 1e-8 instead of nothing; no activation is that small.
+_NOTHING = 1e-6
+
+
+def _finite(edge: str, activation: Any) -> Any:
+    """`activation` without its gradient; a histogram of NaN would raise something opaque."""
+    if not bool(paddle.isfinite(activation).all()):
+        raise CalibrationFailed(
+            f"{edge}: holds values that are not finite, expected finite activations",
+            hint="check the audio of the calibration manifest and the checkpoint's weights",
+        )
+    return activation.detach()
+
+
 def _checked(edge: str, absmax: float) -> float:
-    if not math.isfinite(absmax) or absmax <= 0.0:
+    if not math.isfinite(absmax) or absmax <= _NOTHING:
         raise CalibrationFailed(
             f"{edge}: observed range is {absmax}, expected a finite value > 0",
             hint="check that the calibration manifest holds speech and the checkpoint is trained",
@@ -81,11 +95,12 @@ class _SlimObserver:
         self._edge, self._observer, self._batches = edge, observer, 0
 
     def observe(self, activation: Any) -> None:
-        self._observer(activation.detach())
+        self._observer(_finite(self._edge, activation))
         self._batches += 1
 
     def absmax(self) -> float:
-        if not self._batches:
+        # A histogram needs two different values; PaddleSlim asserts instead of saying so.
+        if not self._batches or getattr(self._observer, "_hist", True) is None:
             return _checked(self._edge, 0.0)
         return _checked(self._edge, float(self._observer.scales()))
 
@@ -97,7 +112,7 @@ class MovingAverageObserver:
         self._edge, self._momentum, self._absmax = edge, momentum, 0.0
 
     def observe(self, activation: Any) -> None:
-        batch = float(activation.detach().abs().max())
+        batch = float(_finite(self._edge, activation).abs().max())
         past = self._momentum if self._absmax else 0.0
         self._absmax = past * self._absmax + (1.0 - past) * batch
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 
@@ -10,14 +11,14 @@ import numpy as np
 from asrcompress.checkpoint import Checkpoint, SpecAugment
 from asrcompress.compress.batches import TrainingSet
 from asrcompress.compress.quantized_network import QuantizedNetwork
-from asrcompress.compress.trainer import Losses, Trainer
+from asrcompress.compress.trainer import Trainer
 from asrcompress.console import Console
 from asrcompress.files import temporary_beside
 from asrcompress.manifest import Utterance
 from asrcompress.network import PaddleAcousticModel, build_network, subsampling_factor
 from asrcompress.paddle_imports import import_paddle
 from asrcompress.ranges import read_ranges, write_ranges
-from asrcompress.recipe import Recipe
+from asrcompress.recipe import Recipe, Training
 from asrcompress.run import Run
 
 # Masks for a checkpoint whose preprocess.yaml has none: a light form of PaddleSpeech's.
@@ -114,26 +115,32 @@ def _train(
     trainer = Trainer(quantized, teacher, settings, data)
     if run.state.is_file():
         trainer.restore(import_paddle().load(str(run.state)))
-        console.say(f"resuming at epoch {trainer.progress.epoch}")
-    for epoch in range(trainer.progress.epoch, settings.epochs):
-        _epoch(run, trainer, epoch, settings.epochs, console)
+        console.say(f"resuming after step {trainer.progress.step}")
+    while trainer.progress.epoch < settings.epochs:
+        _epoch(run, trainer, settings, console)
         _save_state(run, trainer)
 
 
-def _epoch(run: Run, trainer: Trainer, epoch: int, epochs: int, console: Console) -> None:
+def _epoch(run: Run, trainer: Trainer, settings: Training, console: Console) -> None:
+    title = f"epoch {trainer.progress.epoch + 1}/{settings.epochs}"
     totals: list[float] = []
-    with console.progress(f"epoch {epoch + 1}/{epochs}") as advance:
-
-        def on_batch(losses: Losses, rate: float) -> None:
-            totals.append(losses.total)
-            step = trainer.progress.step + 1
-            run.append_metric(step=step, epoch=epoch, learning_rate=rate, **asdict(losses))
-            advance(step - epoch * trainer.steps_per_epoch, trainer.steps_per_epoch)
-
-        trainer.train_epoch(on_batch)
-    mean = float(np.mean(totals))
-    run.log(f"epoch {epoch + 1}/{epochs}: loss {mean:.4f}")
-    console.say(f"epoch {epoch + 1}/{epochs}: loss {mean:.4f}")
+    saved = time.monotonic()
+    with console.progress(title) as advance:
+        for step in trainer.steps():
+            totals.append(step.losses.total)
+            run.append_metric(
+                step=step.number,
+                epoch=step.epoch,
+                learning_rate=step.learning_rate,
+                **asdict(step.losses),
+            )
+            advance(round(1000 * step.done), 1000)
+            if step.done < 1 and time.monotonic() - saved >= settings.save_every_s:
+                _save_state(run, trainer)
+                saved = time.monotonic()
+    message = f"{title}: loss {float(np.mean(totals)):.4f}"
+    run.log(message)
+    console.say(message)
 
 
 def _save_state(run: Run, trainer: Trainer) -> None:

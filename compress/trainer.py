@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,23 @@ class Losses:
     ctc: float
     attention: float | None
     distillation: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One optimizer step.
+
+    Attributes:
+        number: counted from 1 over all epochs.
+        done: share of the epoch that is behind.
+        losses: of its last batch.
+    """
+
+    number: int
+    epoch: int
+    done: float
+    learning_rate: float
+    losses: Losses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +74,11 @@ class Trainer:
         self._network, self._teacher = quantized.network, teacher
         self._settings, self._data = settings, data
         self.progress = Progress()
-        self.steps_per_epoch = math.ceil(len(data.groups(0)) / settings.accumulate)
-        self.total_steps = max(1, self.steps_per_epoch * settings.epochs)
+        per_epoch = (
+            math.ceil(len(data.groups(epoch)) / settings.accumulate)
+            for epoch in range(settings.epochs)
+        )
+        self.total_steps = max(1, sum(per_epoch))
         trained = [p for p in self._network.parameters() if not p.stop_gradient]
         ranges = {q.absmax.name for q in quantized.edges.values()}
         self._schedule = paddle.optimizer.lr.LambdaDecay(1.0, self._learning_rate)
@@ -71,20 +91,19 @@ class Trainer:
             apply_decay_param_fun=lambda name: name not in ranges,
         )
 
-    def train_epoch(self, on_batch: Callable[[Losses, float], None]) -> None:
-        """One pass over the data, from where `progress` stands.
+    def steps(self) -> Iterator[Step]:
+        """Train to the end of the present epoch, from where `progress` stands.
 
-        Args:
-            on_batch: called after each batch with its losses and the learning rate.
+        Yields:
+            after each optimizer step, `progress` then being where a resumed run would go on.
         Raises:
             TrainingFailed: a loss that is not finite.
         """
         self._network.train()
         epoch, accumulate = self.progress.epoch, self._settings.accumulate
+        first, step = self.progress.batch, self.progress.step
         count = len(self._data.groups(epoch))
-        for number, batch in enumerate(
-            self._data.batches(epoch, first=self.progress.batch), start=self.progress.batch
-        ):
+        for number, batch in enumerate(self._data.batches(epoch, first=first), start=first):
             # Dropout must not depend on what ran before, or a resumed run would differ.
             paddle.seed((self._settings.seed * 1_000_003 + epoch * 100_003 + number) % 2**31)
             losses, total = self._losses(batch)
@@ -94,16 +113,25 @@ class Trainer:
                     hint="lower training.learning_rate",
                 )
             (total / accumulate).backward()
-            step = self.progress.step
             if (number + 1) % accumulate == 0 or number + 1 == count:
                 rate = float(self._schedule())
                 self._optimizer.step()
                 self._optimizer.clear_grad()
                 self._schedule.step()
                 step += 1
-                on_batch(losses, rate)
-            self.progress = Progress(epoch=epoch, batch=number + 1, step=step)
-        self.progress = Progress(epoch=epoch + 1, batch=0, step=self.progress.step)
+                last = number + 1 == count
+                self.progress = (
+                    Progress(epoch=epoch + 1, batch=0, step=step)
+                    if last
+                    else Progress(epoch=epoch, batch=number + 1, step=step)
+                )
+                yield Step(
+                    number=step,
+                    epoch=epoch,
+                    done=(number + 1) / count,
+                    learning_rate=rate,
+                    losses=losses,
+                )
         self._network.eval()
 
     def state(self) -> dict[str, Any]:

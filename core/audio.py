@@ -2,13 +2,14 @@
 
 Files are decoded as floating point and brought onto the 16-bit grid by `to_int16` where features
 are computed. For 16-bit WAV and FLAC, which PaddleSpeech trains on, this is bit for bit what its
-``soundfile.read(dtype="int16")`` gives. For lossy formats it is not, on purpose: libsndfile
-(1.2.2) converts Opus, Vorbis and MP3 to int16 without saturation, so that a sample of 1.04 comes
-out as -0.96, a click in place of a loud vowel. Here it saturates.
+``soundfile.read(dtype="int16")`` gives. For Opus it is not, on purpose: libsndfile (1.2.2) scales
+by 32767 and does not saturate, so that a sample of 1.05 comes out as -0.95, a click in place of a
+loud vowel. Here it saturates.
 """
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from asrcompress.errors import BadAudio
 SAMPLE_RATE_HZ = 16000
 MIN_SAMPLES = 400
 """One analysis frame: 25 ms at 16 kHz."""
+MAX_SECONDS = 1800
+"""Half an hour, 115 MB of samples. No network here takes even four minutes at once."""
 
 # A declared end may lie this far past the audio: Kaldi's segments are rounded to 10 ms or more.
 _END_SLACK_S = 0.1
@@ -41,10 +44,11 @@ def read_audio(
         float32, shape (n_samples,), in [-1, 1); louder samples are clipped.
     Raises:
         BadAudio: not there, not decodable, another rate, several channels, a time outside of the
-            audio, shorter than one frame, not finite, or not scaled to [-1, 1).
+            audio, shorter than one frame or longer than half an hour, not finite, or not scaled to
+            [-1, 1).
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # pathlib raises where a name is too long
         raise BadAudio(f"{path}: no such file")
     return check_samples(_decode(path, start_s, end_s), item=str(path))
 
@@ -76,16 +80,17 @@ def check_samples(samples: np.ndarray, *, item: str = "samples") -> np.ndarray:
             f"{item}: not scaled, got a peak of {max(-low, high):.6g}, expected [-1, 1)",
             hint="divide 16-bit samples by 32768",
         )
-    samples = samples.astype(np.float32, copy=False)
+    checked: np.ndarray = samples.astype(np.float32, copy=False)
     if low < -1.0 or high >= 1.0:
-        return np.clip(samples, -1.0, _INT16_MAX / _FULL_SCALE)
-    return samples
+        checked = np.clip(checked, -1.0, _INT16_MAX / _FULL_SCALE)
+    return checked
 
 
 def to_int16(samples: np.ndarray) -> np.ndarray:
     """int16 of float samples in [-1, 1): times 32768, rounded half to even, saturated."""
-    scaled = np.rint(samples * _FULL_SCALE)
-    return np.clip(scaled, -_INT16_MAX - 1, _INT16_MAX, out=scaled).astype(np.int16)
+    scaled: np.ndarray = np.rint(samples * _FULL_SCALE)
+    np.clip(scaled, -_INT16_MAX - 1, _INT16_MAX, out=scaled)
+    return scaled.astype(np.int16)
 
 
 def _decode(path: Path, start_s: float | None, end_s: float | None) -> np.ndarray:
@@ -133,6 +138,12 @@ def _span(
         raise BadAudio(
             f"{path}: no audio from {start_s} s to {end_s} s, "
             f"expected a part of 0 to {n_samples / SAMPLE_RATE_HZ:.3f} s"
+        )
+    if stop - start > MAX_SECONDS * SAMPLE_RATE_HZ:
+        raise BadAudio(
+            f"{path}: too long, got {(stop - start) / SAMPLE_RATE_HZ:.1f} s, "
+            f"expected at most {MAX_SECONDS} s",
+            hint="split it at pauses, or let the manifest list parts of it",
         )
     return start, stop
 

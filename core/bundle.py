@@ -29,10 +29,12 @@ from asrcompress.bundle_manifest import (
 )
 from asrcompress.errors import BadBundle, OutputExists
 from asrcompress.files import (
+    reading,
     refuse_overwrite,
     sha256_file,
     temporary_beside,
     write_atomically,
+    writing,
 )
 from asrcompress.tokens import Vocabulary
 
@@ -96,27 +98,25 @@ def write_bundle(
     Raises:
         OutputExists: there is something at `directory` that is not to be replaced.
         BadBundle: the parts do not fit each other.
+        FileFailed: the system refuses, for example because the disk is full.
     """
     refuse_overwrite(directory, force)
     _refuse_to_replace_other_things(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
     draft = temporary_beside(directory)
-    draft.mkdir()
-    try:
-        shutil.copyfile(model, draft / manifest.model)
-        write_atomically(draft / manifest.tokens, vocabulary.to_tokens_txt())
-        for path in extra:
-            check_file_name(path.name)
-            if (draft / path.name).exists():
-                raise BadBundle(f"{path}: the bundle has a file of this name already")
-            shutil.copyfile(path, draft / path.name)
-        files = {path.name: _record(path) for path in sorted(draft.iterdir())}
-        sealed = _seal(dataclasses.replace(manifest, files=files))
-        write_atomically(draft / MANIFEST_NAME, sealed)
-        read_bundle(draft)
-        _replace_directory(draft, directory)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    with writing(directory):
+        try:
+            draft.mkdir(parents=True)
+            shutil.copyfile(model, draft / manifest.model)
+            write_atomically(draft / manifest.tokens, vocabulary.to_tokens_txt())
+            for path in extra:
+                _copy_extra(path, draft)
+            files = {path.name: _record(path) for path in sorted(draft.iterdir())}
+            sealed = _seal(dataclasses.replace(manifest, files=files))
+            write_atomically(draft / MANIFEST_NAME, sealed)
+            read_bundle(draft)
+            _replace_directory(draft, directory)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
     return read_bundle(directory, verify=False)
 
 
@@ -154,7 +154,8 @@ def _read_manifest(directory: Path) -> BundleManifest:
             f"{directory}: has no {MANIFEST_NAME}, expected a bundle",
             hint="asrcompress export --format onnx writes one",
         )
-    content = path.read_bytes()
+    with reading(path, BadBundle):
+        content = path.read_bytes()
     try:
         tree = strict_json.parse(content.decode("utf-8"))
     except ValueError as error:
@@ -237,6 +238,13 @@ def _check_file(path: Path, record: FileRecord, verify: bool) -> None:
             f"{path}: was changed, got sha256 {seen}, expected {record.sha256}",
             hint=_EXPORT_AGAIN,
         )
+
+
+def _copy_extra(path: Path, draft: Path) -> None:
+    check_file_name(path.name)
+    if (draft / path.name).exists():
+        raise BadBundle(f"{path}: the bundle has a file of this name already")
+    shutil.copyfile(path, draft / path.name)
 
 
 def _record(path: Path) -> FileRecord:

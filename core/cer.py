@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from asrcompress import strict_json
-from asrcompress.bootstrap import draw_sums, lower_bound, upper_bound
+from asrcompress.bootstrap import rate_bounds
 from asrcompress.errors import BadManifest, BadRun, EmptyReference, MissingExtra
 from asrcompress.manifest import Utterance
 from asrcompress.normalisation import DEFAULT, Normalisation, normalise
@@ -193,14 +193,17 @@ class CerReport:
         Returns:
             lower and upper end, as fractions. Too narrow below some 30 utterances.
         """
-        columns = np.array([(u.edits, u.reference_chars) for u in self.utterances], np.int64)
-        sums = draw_sums(columns, draws=draws, seed=seed)
-        one_sided = (1.0 + level) / 2.0
-        low = lower_bound(sums[:, 0], sums[:, 1], one_sided)
-        high = upper_bound(sums[:, 0], sums[:, 1], one_sided)
+        low, high = rate_bounds(
+            np.array([item.edits for item in self.utterances], np.int64),
+            np.array([item.reference_chars for item in self.utterances], np.int64),
+            level=(1.0 + level) / 2.0,
+            draws=draws,
+            seed=seed,
+        )
+        infinite = float("inf")  # most references are empty: no upper end, or neither
         return (
-            float("inf") if low is None else float(low),
-            float("inf") if high is None else float(high),
+            infinite if low is None else float(low),
+            infinite if high is None else float(high),
         )
 
     def worst(self, n: int) -> tuple[UtteranceScore, ...]:

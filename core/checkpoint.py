@@ -12,17 +12,19 @@ Nothing here imports Paddle; `asrcompress.network` builds the network.
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from asrcompress.errors import BadCheckpoint, MissingExtra
+from asrcompress.audio import SAMPLE_RATE_HZ
+from asrcompress.errors import BadCheckpoint, BadRecipe, MissingExtra
 from asrcompress.features import FeatureSpec
-from asrcompress.files import sha256_file
+from asrcompress.files import reading, sha256_file
 from asrcompress.tokens import Vocabulary
 
 # Steps of conf/preprocess.yaml that only training runs (PaddleSpeech's SpecAugment and noise).
@@ -35,6 +37,8 @@ _TRAINING_ONLY = {
 }
 # The front-end sections that PaddleSpeech up to r1.0 nested the settings in; later ones are flat.
 _OLD_SECTIONS = ("data", "collator", "model", "training", "decoding")
+# Beyond it a number of the YAML is no size.
+_MOST = 1_000_000
 # Old spelling -> the one of PaddleSpeech 1.x.
 _RENAMED = {"augmentation_config": "preprocess_config", "mean_std_filepath": "cmvn_path"}
 
@@ -95,9 +99,10 @@ def read_checkpoint(
     Raises:
         BadCheckpoint: with the file and the key that is missing, ambiguous or inconsistent.
     """
-    if path.is_file() and path.suffix == ".pdparams":
+    # os.path, because pathlib raises where a name is too long or a folder may not be entered.
+    if os.path.isfile(path) and path.suffix == ".pdparams":
         weights, path = path, _root_of_weights(path)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise BadCheckpoint(
             f"{path}: no such folder, expected a PaddleSpeech experiment",
             hint="give the folder that holds conf/ and checkpoints/",
@@ -108,6 +113,8 @@ def read_checkpoint(
     family = family_of(settings, config_path)
     features, spec_augment = _read_front_end(path, settings, config_path)
     weights_path = weights or _find_weights(path)
+    if not os.path.isfile(weights_path):
+        raise BadCheckpoint(f"{weights_path}: no such file, expected .pdparams weights")
     return Checkpoint(
         root=path,
         config_path=config_path,
@@ -156,10 +163,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except ImportError as error:
         raise MissingExtra("PyYAML", "compress") from error
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadCheckpoint(f"{path}: cannot be read, {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        with reading(path, BadCheckpoint):
+            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    # A date of 2026-13-45 is a ValueError.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         first_line = " ".join(str(error).split())
         raise BadCheckpoint(f"{path}: is not YAML, {first_line}") from error
     if not isinstance(loaded, dict):
@@ -214,7 +221,7 @@ def _resolve(root: Path, value: object, key: str, source: Path) -> Path:
     if not isinstance(value, str) or not value:
         raise BadCheckpoint(f"{source}: {key} is {value!r}, expected a path")
     for candidate in (root / value, source.parent / value, source.parent / Path(value).name):
-        if candidate.is_file():
+        if os.path.isfile(candidate):
             return candidate
     raise BadCheckpoint(f"{source}: {key} names {value}, which is not in {root}")
 
@@ -233,17 +240,18 @@ def _read_front_end(
     steps = _read_yaml(path).get("process")
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
         raise BadCheckpoint(f"{path}: process is not a list of steps")
-    spec, masks = None, {}
+    spec: FeatureSpec | None = None
+    masks: dict[str, int] = {}
     for step in steps:
         kind = step.get("type")
         if kind == "fbank_kaldi":
-            spec = _fbank(step)
+            spec = _fbank(step, path)
         elif kind == "cmvn_json" and spec is not None:
             stats = _resolve(root, step.get("cmvn_path"), "cmvn_path", path)
             mean, istd = read_cmvn(stats, n_mels=spec.n_mels)
-            spec = _with_cmvn(spec, mean, istd)
-        elif kind in _TRAINING_ONLY:
-            masks.update(_mask(step))
+            spec = replace(spec, cmvn_mean=tuple(mean), cmvn_istd=tuple(istd))
+        elif isinstance(kind, str) and kind in _TRAINING_ONLY:
+            masks.update(_mask(step, path))
         else:
             raise BadCheckpoint(
                 f"{path}: step {kind!r} is not understood, expected fbank_kaldi then cmvn_json"
@@ -253,28 +261,36 @@ def _read_front_end(
     return spec, SpecAugment(**masks)
 
 
-def _fbank(step: Mapping[str, Any]) -> FeatureSpec:
+def _fbank(step: Mapping[str, Any], source: Path) -> FeatureSpec:
     """PaddleSpeech's LogMelSpectrogramKaldi (paddlespeech/audio/transform/spectrogram.py)."""
-    rate = step.get("fs", 16000)
-    return FeatureSpec(
-        sample_rate_hz=rate,
-        n_mels=step.get("n_mels", 80),
-        frame_shift_ms=step.get("n_shift", 160) * 1000 / rate,
-        frame_length_ms=step.get("win_length", 400) * 1000 / rate,
-    )
+    rate = _whole(step, "fs", 16000, source)
+    if rate != SAMPLE_RATE_HZ:
+        raise BadCheckpoint(f"{source}: fs is {rate} Hz, expected {SAMPLE_RATE_HZ} Hz")
+    try:
+        return FeatureSpec(
+            sample_rate_hz=rate,
+            n_mels=_whole(step, "n_mels", 80, source),
+            frame_shift_ms=_whole(step, "n_shift", 160, source) * 1000 / rate,
+            frame_length_ms=_whole(step, "win_length", 400, source) * 1000 / rate,
+        )
+    except BadRecipe as error:
+        raise BadCheckpoint(f"{source}: {error}") from error
 
 
-def _with_cmvn(spec: FeatureSpec, mean: Iterable[float], istd: Iterable[float]) -> FeatureSpec:
-    from dataclasses import replace
+def _whole(step: Mapping[str, Any], key: str, default: int, source: Path) -> int:
+    value = step.get(key, default)
+    if type(value) is not int or not 0 <= value < _MOST:
+        raise BadCheckpoint(f"{source}: {key} is {value!r}, expected a whole number")
+    return value
 
-    return replace(spec, cmvn_mean=tuple(mean), cmvn_istd=tuple(istd))
 
-
-def _mask(step: Mapping[str, Any]) -> dict[str, int]:
-    if step["type"] == "freq_mask":
-        return {"freq_masks": step.get("n_mask", 2), "freq_mask_width": step.get("F", 30)}
-    if step["type"] == "time_mask":
-        return {"time_masks": step.get("n_mask", 2), "time_mask_width": step.get("T", 40)}
+def _mask(step: Mapping[str, Any], source: Path) -> dict[str, int]:
+    for kind, key, default in (("freq", "F", 30), ("time", "T", 40)):
+        if step["type"] == f"{kind}_mask":
+            return {
+                f"{kind}_masks": _whole(step, "n_mask", 2, source),
+                f"{kind}_mask_width": _whole(step, key, default, source),
+            }
     return {}
 
 
@@ -284,18 +300,19 @@ def read_cmvn(path: Path, *, n_mels: int) -> tuple[list[float], list[float]]:
     The file holds sums: mean_stat, var_stat (sum of squares) and frame_num; the standard
     deviation is floored at 1e-20 (paddlespeech/audio/transform/cmvn.py, GlobalCMVN).
     """
+    expected = "expected JSON with mean_stat, var_stat and frame_num > 0"
     try:
-        stats = json.loads(path.read_text(encoding="utf-8"))
+        with reading(path, BadCheckpoint):
+            stats = json.loads(path.read_text(encoding="utf-8"))
         count = float(stats["frame_num"])
-        mean = np.asarray(stats["mean_stat"], np.float64) / count
-        variance = np.asarray(stats["var_stat"], np.float64) / count - mean**2
-    except OSError as error:
-        raise BadCheckpoint(f"{path}: cannot be read, {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
-        raise BadCheckpoint(
-            f"{path}: is not CMVN statistics, {error!r}, "
-            "expected JSON with mean_stat, var_stat and frame_num > 0"
-        ) from error
+        sums = [np.asarray(stats[key], np.float64) for key in ("mean_stat", "var_stat")]
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise BadCheckpoint(f"{path}: is not CMVN statistics, {error!r}, {expected}") from error
+    if not count > 0:  # false for NaN, too
+        raise BadCheckpoint(f"{path}: frame_num is {count}, {expected}")
+    with np.errstate(all="ignore"):  # what is not finite is refused below
+        mean = sums[0] / count
+        variance = sums[1] / count - mean**2 if sums[0].shape == sums[1].shape else sums[1]
     if mean.shape != (n_mels,) or variance.shape != (n_mels,):
         raise BadCheckpoint(f"{path}: has {mean.size} dimensions, expected {n_mels}")
     if not (np.isfinite(mean).all() and np.isfinite(variance).all() and (variance > 0).all()):

@@ -17,6 +17,7 @@ import typer.core
 from asrcompress.cli_recipe import require_checkpoint, with_recipe
 from asrcompress.console import Console
 from asrcompress.errors import AsrCompressError, BadRecipe
+from asrcompress.files import refused
 from asrcompress.recipe import FILE_NAME, Recipe
 
 _PREPARE, _COMPRESS, _SHIP = "1. Prepare", "2. Compress", "3. Ship and run"
@@ -29,10 +30,18 @@ class _Commands(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except AsrCompressError as error:
-            typer.echo(f"error: {error}", err=True)
-            if error.hint:
-                typer.echo(f"hint: {error.hint}", err=True)
-            raise typer.Exit(error.exit_code) from error
+            raise self._report(error) from error
+        except OSError as error:
+            if error.filename is None:  # a closed pipe, or a bug
+                raise
+            raise self._report(refused(error, str(error.filename), "used")) from error
+
+    @staticmethod
+    def _report(error: AsrCompressError) -> typer.Exit:
+        typer.echo(f"error: {error}", err=True)
+        if error.hint:
+            typer.echo(f"hint: {error.hint}", err=True)
+        return typer.Exit(error.exit_code)
 
 
 app = typer.Typer(

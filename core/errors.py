@@ -14,6 +14,7 @@
     │  └─ ParityFailed          the graph disagrees with the model it came from
     ├─ BadBundle                hash, schema version, missing or foreign file
     ├─ OutputExists             a file of the user's would have been overwritten
+    ├─ FileFailed               what the system refuses: full disk, no permission
     ├─ MissingExtra             an optional dependency is not installed
     └─ GateFailed               exit 4: measured, and not good enough
        ├─ CerGateFailed
@@ -91,6 +92,10 @@ class BadBundle(AsrCompressError):
 
 class OutputExists(AsrCompressError):
     """Writing would overwrite what is already there; ``--force`` allows it."""
+
+
+class FileFailed(AsrCompressError):
+    """The system will not read or write a file: the disk is full, or nobody may."""
 
 
 class MissingExtra(AsrCompressError):

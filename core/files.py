@@ -2,14 +2,55 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from asrcompress.errors import OutputExists
+from asrcompress.errors import AsrCompressError, FileFailed, OutputExists
 
 _CHUNK_BYTES = 1 << 20
+_CURES = {
+    errno.ENOSPC: "free some space, then repeat the command",
+    errno.EDQUOT: "free some space, then repeat the command",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), or choose another folder",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EACCES: "change its permissions, or choose another folder",
+    errno.EPERM: "change its permissions, or choose another folder",
+}
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Where the system refuses to write `path`, say so.
+
+    Raises:
+        FileFailed: in place of any `OSError` in the body.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise refused(error, str(path), "written") from error
+
+
+@contextmanager
+def reading(path: Path, kind: type[AsrCompressError] = FileFailed) -> Iterator[None]:
+    """Where the system refuses to read `path`, raise `kind` in place of the `OSError`."""
+    try:
+        yield
+    except OSError as error:
+        raise refused(error, str(path), "read", kind) from error
+
+
+def refused(
+    error: OSError, path: str, verb: str, kind: type[AsrCompressError] = FileFailed
+) -> AsrCompressError:
+    """What the system said about `path`, which could not be "read" or "written"."""
+    reason = error.strerror or type(error).__name__
+    return kind(f"{path}: cannot be {verb}, {reason}", hint=_CURES.get(error.errno or 0, ""))
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -17,17 +58,21 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
     The bytes go to a temporary name in the same folder, to disk, and are then renamed: a crash
     leaves the old file, or none. Opened by plain ``open``, so that the umask applies.
+
+    Raises:
+        FileFailed: the system refuses, for example because the disk is full.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
     temporary = temporary_beside(path)
-    try:
-        with open(temporary, "xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path):
+        try:
+            with open(temporary, "xb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def temporary_beside(path: Path) -> Path:
@@ -50,9 +95,13 @@ def refuse_overwrite(path: Path, force: bool) -> None:
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of the file's bytes, 64 lower-case hexadecimal digits; memory use is constant."""
+    """SHA-256 of the file's bytes, 64 lower-case hexadecimal digits; memory use is constant.
+
+    Raises:
+        FileFailed: it cannot be read.
+    """
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
+    with reading(path), open(path, "rb") as stream:
         while chunk := stream.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()

@@ -19,6 +19,18 @@ from asrcompress.weights import read_weights
 
 SUPPORTED_FAMILIES = ("u2-conformer",)
 
+# What PaddleSpeech's constructors end in when a setting is missing, misspelt or impossible.
+_BUILD_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    OSError,
+    TypeError,
+    ValueError,
+)
+
 
 def build_network(checkpoint: Checkpoint, *, device: str = "cpu") -> Any:
     """PaddleSpeech's network with the checkpoint's weights, in evaluation mode.
@@ -33,23 +45,39 @@ def build_network(checkpoint: Checkpoint, *, device: str = "cpu") -> Any:
             f"{checkpoint.config_path}: family {checkpoint.family} is not supported, "
             f"expected one of {', '.join(SUPPORTED_FAMILIES)}"
         )
+    # Before Paddle is imported, which takes seconds: most of what can be wrong is wrong here.
+    weights = read_weights(checkpoint.weights_path)
+    _check_sizes(checkpoint, weights)
     network_class = import_u2()
     import_paddle().set_device(device)
     # U2Model pops keys out of the settings that it is given.
     settings = copy.deepcopy(dict(checkpoint.network))
-    if settings.get("cmvn_file"):
-        settings["cmvn_file"] = str(checkpoint.root / settings["cmvn_file"])
     try:
+        if settings.get("cmvn_file"):
+            settings["cmvn_file"] = str(checkpoint.root / settings["cmvn_file"])
         network = network_class.from_config(settings)  # type: ignore[attr-defined]
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
+    except _BUILD_ERRORS as error:
         raise BadCheckpoint(
             f"{checkpoint.config_path}: PaddleSpeech cannot build this network, {error!r}"
         ) from error
-    load_weights(
-        network, read_weights(checkpoint.weights_path), source=str(checkpoint.weights_path)
-    )
+    load_weights(network, weights, source=str(checkpoint.weights_path))
     network.eval()
     return network
+
+
+def _check_sizes(checkpoint: Checkpoint, weights: Mapping[str, np.ndarray]) -> None:
+    """Refuse sizes that the weights do not have, before Paddle allocates memory for them."""
+    sizes = {size for tensor in weights.values() for size in tensor.shape}
+    for section in ("encoder_conf", "decoder_conf"):
+        settings = checkpoint.network.get(section)
+        for key in ("output_size", "linear_units", "num_blocks"):
+            value = settings.get(key, 0) if isinstance(settings, dict) else 0
+            most = len(weights) if key == "num_blocks" else max(sizes, default=0)
+            if type(value) is int and value > most:
+                raise BadCheckpoint(
+                    f"{checkpoint.config_path}: {section}.{key} is {value}, "
+                    f"expected at most {most} for {checkpoint.weights_path.name}"
+                )
 
 
 def load_weights(network: Any, weights: Mapping[str, np.ndarray], *, source: str) -> None:
@@ -58,7 +86,9 @@ def load_weights(network: Any, weights: Mapping[str, np.ndarray], *, source: str
     Raises:
         BadCheckpoint: names the tensors that are missing, unknown, of another shape, not finite.
     """
-    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    state = network.state_dict()
+    wanted = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    dtypes = {name: tensor.numpy().dtype for name, tensor in state.items()}
     problems = [f"{name} is missing" for name in wanted if name not in weights]
     problems += [f"{name} is unknown to the network" for name in weights if name not in wanted]
     for name, shape in wanted.items():
@@ -66,6 +96,8 @@ def load_weights(network: Any, weights: Mapping[str, np.ndarray], *, source: str
             continue
         if weights[name].shape != shape:
             problems.append(f"{name} has shape {list(weights[name].shape)}, expected {list(shape)}")
+        elif (weights[name].dtype.kind == "f") != (dtypes[name].kind == "f"):
+            problems.append(f"{name} has dtype {weights[name].dtype}, expected {dtypes[name]}")
         elif not np.isfinite(weights[name]).all():
             problems.append(f"{name} has values that are not finite")
     if problems:
@@ -76,7 +108,8 @@ def load_weights(network: Any, weights: Mapping[str, np.ndarray], *, source: str
             f"{source}: does not fit the network, {shown}",
             hint="take the configuration and vocabulary that this checkpoint was trained with",
         )
-    network.set_state_dict(dict(weights))
+    # Paddle refuses float16 and float64 where it wants float32.
+    network.set_state_dict({name: weights[name].astype(dtypes[name]) for name in wanted})
 
 
 def subsampling_factor(network: Any) -> int:

@@ -22,6 +22,15 @@ from typing import Any
 
 from asrcompress.errors import MissingExtra
 
+# Warnings of Paddle's chain about itself, which no user of asrcompress can act on.
+_NOISE = (
+    "pkg_resources is deprecated",
+    "Setuptools is replacing distutils",
+    "The Attr\\(force_cpu\\) of Op",
+    # Said of every batch norm in training mode, folded and frozen ones too.
+    "When training, we now always track global mean and variance",
+)
+
 
 @functools.cache
 def import_paddle() -> Any:
@@ -30,6 +39,8 @@ def import_paddle() -> Any:
     Raises:
         MissingExtra: the ``[compress]`` extra is not installed.
     """
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message=message)
     try:
         import h5py  # noqa: F401  (must come before paddle, see above)
         import paddle

@@ -105,7 +105,7 @@ def _load_speech(recipe: Recipe, console: Console) -> Speech:
         )
     train = load_manifest(data.train) if data.train else []
     if data.train_utterances:
-        train = train[: data.train_utterances]
+        train = _spread(train, data.train_utterances)
     calibration = load_manifest(data.calibration) if data.calibration else train
     gate = load_manifest(data.gate)
     with console.progress("leak guard") as advance:
@@ -115,13 +115,18 @@ def _load_speech(recipe: Recipe, console: Console) -> Speech:
             allow_shared_speakers=data.allow_shared_speakers,
             progress=lambda done, total: advance(done, total),
         )
-    # Spread over the whole manifest: neighbours often share a speaker.
-    stride = max(1, len(calibration) // data.calibration_utterances)
     return Speech(
         train=tuple(train),
-        calibration=tuple(calibration[::stride][: data.calibration_utterances]),
+        calibration=tuple(_spread(calibration, data.calibration_utterances)),
         gate=tuple(gate),
     )
+
+
+def _spread(utterances: list[Utterance], count: int) -> list[Utterance]:
+    """`count` utterances, evenly over the manifest: neighbours often share a speaker."""
+    if count >= len(utterances):
+        return utterances
+    return [utterances[index * len(utterances) // count] for index in range(count)]
 
 
 def _train(
@@ -195,7 +200,7 @@ def _measure_kernels(run: Run, recipe: Recipe, console: Console) -> float:
     if not run.has("integer_share.json"):
         with console.status("counting integer kernels"):
             run.write_json("integer_share.json", measure_integer_share(run.model).to_json())
-    share = float(run.read_json("integer_share.json")["share"])
+    share = run.field("integer_share.json", "share", kind=float)
     console.say(f"integer kernels: {share:.1%} of the multiply-accumulates")
     return share
 
@@ -260,7 +265,7 @@ def _report(
     if not run.has(name):
         result = evaluate(opener(), utterances, console=console, title=name.removesuffix(".json"))
         run.write_json(name, result.to_json())
-    return CerReport.from_json(run.read_json(name)["cer"])
+    return CerReport.from_json(run.field(name, "cer", kind=dict), item=str(run.path / name))
 
 
 def _conclude(run: Run, recipe: Recipe, verdict: GateVerdict, share: float) -> Outcome:

@@ -63,6 +63,10 @@ class WeightRange:
     input: str
     output: str | None = None
 
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(value) and value >= 0 for value in self.absmax):
+            raise ValueError(f"{self.parameter}: absmax is not finite and >= 0")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProductRange:
@@ -129,5 +133,5 @@ def read_ranges(path: Path) -> Ranges:
         return Ranges.from_json(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise BadRun(f"{path}: cannot be read, {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadRun(f"{path}: does not hold learned ranges, {error!r}") from error

@@ -8,6 +8,7 @@ the default. Unknown keys are refused, so that a misspelt setting is never silen
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 import types
 import typing
@@ -67,7 +68,9 @@ class Data:
         None, "manifest that the CER gate is measured on", flag="gate-manifest"
     )
     calibration_utterances: int = setting(200, "utterances to calibrate on", low=1, high=100_000)
-    train_utterances: int = setting(0, "train on the first N utterances; 0: all", low=0)
+    train_utterances: int = setting(
+        0, "train on N utterances, spread over the manifest; 0: all", low=0
+    )
     max_duration_s: float = setting(20.0, "skip training utterances longer than this", low=0.1)
     allow_shared_speakers: bool = setting(False, "let gate and training data share speakers")
 
@@ -105,6 +108,7 @@ class Training:
     spec_augment: bool = setting(True, "mask features as the checkpoint's preprocess.yaml says")
     seed: int = setting(0, "seed of data order, dropout and masks", low=0, high=2**31 - 1)
     device: str = setting("cpu", "cpu, or gpu:N")
+    save_every_s: float = setting(120.0, "seconds between saves of the training state", low=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,9 +197,9 @@ def read_recipe(path: Path) -> Recipe:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadRecipe(f"{path}: cannot be read, {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError
         raise BadRecipe(f"{path}: is not TOML, {error}") from error
-    return Recipe.from_dict(data, source=str(path), folder=path.parent)
+    return Recipe.from_dict(data, source=str(path), folder=path.absolute().parent)
 
 
 def override(recipe: Recipe, values: Mapping[tuple[str, str], Any]) -> Recipe:
@@ -225,7 +229,7 @@ def settings_of(kind: type) -> dict[tuple[str, str], dataclasses.Field[Any]]:
 
 def format_toml(recipe: Recipe) -> str:
     """`recipe` as a commented TOML file; settings at their default are commented out."""
-    lines = [f'runs = "{recipe.runs}"  # folder of run directories']
+    lines = [f"runs = {_toml(recipe.runs)}  # folder of run directories"]
     for table in fields(recipe):
         value = getattr(recipe, table.name)
         if not dataclasses.is_dataclass(value):
@@ -245,8 +249,12 @@ def _toml(value: Any) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     if isinstance(value, str | Path):
-        escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
+        try:
+            str(value).encode("utf-8")
+        except UnicodeEncodeError as error:  # a file name of another encoding
+            raise BadRecipe(f"{str(value)!r}: is not UTF-8, expected a name that is") from error
+        # JSON escapes what TOML does, and leaves out only the DEL character.
+        return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
     return str(value)
 
 
@@ -295,7 +303,7 @@ def _convert(name: str, value: Any, wanted: Any, *, folder: Path, problems: list
     """`value` as the field's type, or a problem added."""
     if isinstance(wanted, types.UnionType):  # Path | None
         wanted = next(item for item in typing.get_args(wanted) if item is not type(None))
-    if wanted is Path and isinstance(value, str) and value:
+    if wanted is Path and isinstance(value, str) and value and "\0" not in value:
         return folder / value
     if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)

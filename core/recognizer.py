@@ -6,6 +6,7 @@ between the two differs. So a difference in CER is a difference of the network.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from asrcompress.errors import BadBundle, BadRun
 from asrcompress.features import FeatureSpec
 from asrcompress.files import sha256_file
 from asrcompress.manifest import Utterance
+from asrcompress.recipe import Recipe
 from asrcompress.run import Run, read_run
 from asrcompress.runtime.decode import greedy
 from asrcompress.runtime.features import Fbank
@@ -147,9 +149,10 @@ def open_recognizer(
     Raises:
         BadBundle, BadRun, BadCheckpoint: it is none of them, or a broken one.
     """
-    if (path / MANIFEST_NAME).is_file():
+    # os.path, because pathlib raises where a name is too long or a folder may not be entered.
+    if os.path.isfile(path / MANIFEST_NAME):
         return from_bundle(path, threads=threads)
-    if (path / "run.json").is_file():
+    if os.path.isfile(path / "run.json"):
         run = read_run(path)
         return from_run(run, checkpoint_of(run), threads=threads)
     if path.suffix == ".onnx":
@@ -164,13 +167,13 @@ def checkpoint_of(run: Run) -> Checkpoint:
         BadRun: its weights have changed since.
         BadCheckpoint: it is gone.
     """
-    recorded = run.read_json("run.json")
-    source = recorded["recipe"]["checkpoint"]
-    checkpoint = read_checkpoint(
-        Path(source["path"]),
-        config=Path(source["config"]) if "config" in source else None,
-        weights=Path(source["weights"]) if "weights" in source else None,
+    recipe = Recipe.from_dict(
+        run.field("run.json", "recipe", kind=dict), source=str(run.path), folder=Path()
     )
-    if checkpoint.sha256 != recorded["checkpoint"]["sha256"]:
+    source = recipe.checkpoint
+    if source.path is None:
+        raise BadRun(f"{run.path}: names no checkpoint")
+    checkpoint = read_checkpoint(source.path, config=source.config, weights=source.weights)
+    if checkpoint.sha256 != run.field("run.json", "checkpoint", "sha256", kind=str):
         raise BadRun(f"{checkpoint.weights_path}: has changed since {run.name} compressed it")
     return checkpoint

@@ -30,12 +30,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from asrcompress.checkpoint import Checkpoint
 from asrcompress.errors import BadRun
-from asrcompress.files import write_atomically
+from asrcompress.files import write_atomically, writing
 from asrcompress.recipe import Recipe
+
+T = TypeVar("T")
 
 SCHEMA_VERSION = 1
 PASSED, FAILED, UNFINISHED = "passed", "failed", "unfinished"
@@ -81,22 +83,46 @@ class Run:
         """Whether a file of this run is there, which means that it is complete."""
         return (self.path / name).is_file()
 
-    def read_json(self, name: str) -> Any:
-        """A JSON file of this run.
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A JSON file of this run, which is always an object.
 
         Raises:
-            BadRun: missing or not JSON.
+            BadRun: missing or not a JSON object.
         """
         path = self.path / name
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            tree = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise BadRun(
                 f"{path}: missing, the run was not finished",
                 hint="repeat the command that started it; it goes on where it was",
             ) from None
-        except (OSError, ValueError) as error:
-            raise BadRun(f"{path}: cannot be read, {error}") from error
+        except OSError as error:
+            raise BadRun(f"{path}: cannot be read, {error.strerror}") from error
+        except (ValueError, RecursionError) as error:
+            raise BadRun(f"{path}: is not JSON, {error}") from error
+        if not isinstance(tree, dict):
+            raise BadRun(f"{path}: holds {type(tree).__name__}, expected an object")
+        return tree
+
+    def field(self, name: str, *keys: str, kind: type[T]) -> T:
+        """One value of a JSON file of this run: ``run.field("run.json", "recipe", kind=dict)``.
+
+        Raises:
+            BadRun: missing, or of another type.
+        """
+        value: Any = self.read_json(name)
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        if kind is float and type(value) is int and abs(value) < 2**53:
+            value = float(value)
+        if type(value) is not kind:  # not isinstance: True is an int to Python
+            raise BadRun(
+                f"{self.path / name}: {'.'.join(keys)} is {str(value)[:60]}, "
+                f"expected {kind.__name__}"
+            )
+        found: T = value
+        return found
 
     def write_json(self, name: str, data: Any) -> None:
         """Write a JSON file of this run, atomically."""
@@ -104,14 +130,17 @@ class Run:
 
     def append_metric(self, **values: Any) -> None:
         """Add a line to metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        self._append("metrics.jsonl", json.dumps(values))
 
     def log(self, message: str) -> None:
         """Add a line with the time to log.txt."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        with (self.path / "log.txt").open("a", encoding="utf-8") as file:
-            file.write(f"{stamp} {message}\n")
+        self._append("log.txt", f"{stamp} {message}")
+
+    def _append(self, name: str, line: str) -> None:
+        path = self.path / name
+        with writing(path), path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
 
     def status(self) -> str:
         """`PASSED`, `FAILED` or `UNFINISHED`."""
@@ -129,7 +158,9 @@ class Run:
             BadRun: another process holds it; names its pid.
         """
         path = self.path / "lock"
-        with path.open("a+") as file:
+        with writing(path):
+            file = path.open("a+")
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -183,7 +214,7 @@ def read_run(path: Path) -> Run:
         BadRun: not one, or of another schema.
     """
     run = Run(path=path)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise BadRun(f"{path}: no such run directory")
     version = run.read_json("run.json").get("schema_version")
     if version != SCHEMA_VERSION:
@@ -205,4 +236,4 @@ def latest_passing_run(runs: Path) -> Run:
             f"{runs}: no run has passed its gate, got {seen}",
             hint="asrcompress qat --target int8",
         )
-    return max(passing, key=lambda run: float(run.read_json("run.json")["finished"]))
+    return max(passing, key=lambda run: run.field("run.json", "finished", kind=float))

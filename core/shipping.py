@@ -44,18 +44,19 @@ def ship_run(run: Run, output: Path, *, force: bool = False) -> Bundle:
         )
     if status != PASSED:
         raise BadRun(f"{run.path}: is {status}", hint="repeat the command that started it")
-    record = run.read_json("run.json")
-    if sha256_file(run.model) != record["model_sha256"]:
+    if sha256_file(run.model) != run.field("run.json", "model_sha256", kind=str):
         raise BadRun(f"{run.model}: was changed after the gate measured it")
-    recipe = Recipe.from_dict(record["recipe"], source=str(run.path), folder=run.path)
+    recipe = Recipe.from_dict(
+        run.field("run.json", "recipe", kind=dict), source=str(run.path), folder=run.path
+    )
     checkpoint = checkpoint_of(run)
     manifest = describe(
         run.model,
         checkpoint,
         precision="int8",
-        subsampling=record["subsampling"],
-        max_frames=record["max_frames"],
-        integer_share=run.read_json("integer_share.json")["share"],
+        subsampling=run.field("run.json", "subsampling", kind=int),
+        max_frames=run.field("run.json", "max_frames", kind=int),
+        integer_share=run.field("integer_share.json", "share", kind=float),
         quality=_quality(run, recipe),
     )
     return write_bundle(
@@ -105,7 +106,9 @@ def ship_checkpoint(
 def _quality(run: Run, recipe: Recipe) -> dict[str, object]:
     """CER with intervals and the verdict, for ``bundle.json``."""
     reports = {
-        side: CerReport.from_json(run.read_json(f"{side}.json")["cer"])
+        side: CerReport.from_json(
+            run.field(f"{side}.json", "cer", kind=dict), item=str(run.path / f"{side}.json")
+        )
         for side in ("before", "after")
     }
     if recipe.data.gate is None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from asrcompress.errors import AsrCompressError, BadBundle, BadCheckpoint
+from asrcompress.files import reading
 
 BLANK, UNKNOWN, SPACE, EOS = "<blank>", "<unk>", "<space>", "<eos>"
 WORD_BOUNDARY = "▁"  # SentencePiece's, which sherpa-onnx prints as a space
@@ -136,10 +137,10 @@ class Vocabulary:
 
 def _lines(path: Path, error: type[AsrCompressError]) -> list[str]:
     """Lines of a UTF-8 file. Only newlines end one: U+2028 and U+3000 may be symbols."""
+    with reading(path, error):
+        content = path.read_bytes()
     try:
-        text = path.read_bytes().decode("utf-8")
-    except FileNotFoundError as missing:
-        raise error(f"{path}: no such file") from missing
+        text = content.decode("utf-8")
     except UnicodeDecodeError as wrong:
         raise error(f"{path}: is not UTF-8 at byte {wrong.start}") from wrong
     lines = text.replace("\r\n", "\n").split("\n")

@@ -2,12 +2,12 @@
 
 A ``.pdparams`` file is a pickle, and a pickle can name any function for the reader to call. What
 ``paddle.save`` writes for a state dict needs no more than numpy arrays in dicts
-(paddle/framework/io.py, ``_legacy_save`` and ``_pickle_save``), so only those are accepted.
+(paddle/framework/io.py, ``_legacy_save`` and ``_pickle_save``; 3.x writes the same), so only those
+are accepted: see `asrcompress.plain_pickle`.
 """
 
 from __future__ import annotations
 
-import io
 import pickle
 from collections import OrderedDict
 from pathlib import Path
@@ -16,70 +16,59 @@ from typing import Any
 import numpy as np
 
 from asrcompress.errors import BadCheckpoint
-from asrcompress.files import write_atomically
+from asrcompress.files import reading, write_atomically
+from asrcompress.plain_pickle import read_plain_pickle
 
 # What paddle.save adds beside the tensors: structured name -> parameter name.
 _NAME_TABLE = "StructuredToParameterName@@"
 # Paddle splits arrays over 2**30 bytes into slices when the pickle protocol is 2 or 3.
 _SLICE_TABLE = "UnpackBigParamInfor@@"
-
-# numpy 1 writes numpy.core, numpy 2 numpy._core; both read either.
-_ALLOWED = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"),
-    ("numpy.core.numeric", "_frombuffer"),
-    ("numpy._core.numeric", "_frombuffer"),
-    ("collections", "OrderedDict"),
-    ("_codecs", "encode"),
-}
-
-
-class _StateDictUnpickler(pickle.Unpickler):
-    """Resolves the names in `_ALLOWED` and refuses every other."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"names {module}.{name}, which no state dict needs")
-        return super().find_class(module, name)
+_DEEPEST = 8
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
     """Tensors of a ``.pdparams`` file by their structured names.
 
     Returns:
-        name -> array, in the file's order, with the dtypes of the file.
+        name -> array, in the file's order, with the dtypes of the file; not writable.
     Raises:
         BadCheckpoint: not a Paddle state dict, truncated, or holding anything but tensors.
     """
+    return _tensors(path, _read(path))
+
+
+def read_state(path: Path) -> Any:
+    """Whatever ``paddle.save`` wrote, such as a ``.pdopt``: data as saved, tensors as arrays.
+
+    Raises:
+        BadCheckpoint: truncated, or holding anything but dicts, lists, text, numbers and tensors.
+    """
+    return _plain(path, _read(path), depth=0)
+
+
+def _read(path: Path) -> Any:
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BadCheckpoint(f"{path}: cannot be read, {error.strerror}") from error
-    try:
-        loaded = _StateDictUnpickler(io.BytesIO(data)).load()
-    # A pickle's opcodes can fail in any of these ways on a truncated or foreign file.
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        AttributeError,
-        ImportError,
-        IndexError,
-        KeyError,
-        MemoryError,
-        OverflowError,
-        TypeError,
-        UnicodeDecodeError,
-        ValueError,
-    ) as error:
+        with reading(path, BadCheckpoint):
+            return read_plain_pickle(path)
+    except pickle.UnpicklingError as error:
         raise BadCheckpoint(
-            f"{path}: is not a Paddle state dict, {str(error) or type(error).__name__}",
+            f"{path}: is not a Paddle state dict, {error}",
             hint="give the .pdparams file that paddle.save wrote from model.state_dict()",
         ) from error
-    return _tensors(path, loaded)
+
+
+def _plain(path: Path, value: Any, *, depth: int) -> Any:
+    """`value` with (parameter name, array) replaced by the array."""
+    if depth > _DEEPEST:  # lists may hold themselves
+        raise BadCheckpoint(f"{path}: is nested more than {_DEEPEST} deep, expected a state")
+    if isinstance(value, dict):
+        items = {key: _plain(path, item, depth=depth + 1) for key, item in value.items()}
+        return {key: item for key, item in items.items() if key != _NAME_TABLE}
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], np.ndarray):
+        return value[1]
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(path, item, depth=depth + 1) for item in value)
+    return value
 
 
 def _tensors(path: Path, loaded: object) -> dict[str, np.ndarray]:
@@ -94,9 +83,11 @@ def _tensors(path: Path, loaded: object) -> dict[str, np.ndarray]:
     for name, value in loaded.items():
         if name == _NAME_TABLE:
             continue
-        # Paddle 2.1 and later may store (parameter name, array) instead of the array.
+        # Inside of other data Paddle stores (parameter name, array) instead of the array.
         array = value[1] if isinstance(value, tuple) and len(value) == 2 else value
-        if not isinstance(name, str) or not isinstance(array, np.ndarray):
+        if not isinstance(name, str):
+            raise BadCheckpoint(f"{path}: has the key {name}, expected names of tensors")
+        if not isinstance(array, np.ndarray):
             raise BadCheckpoint(
                 f"{path}: {name!r} is {type(array).__name__}, expected a tensor",
                 hint="give the model's .pdparams, not the optimizer's .pdopt",

@@ -94,10 +94,7 @@ def compare(
         BadAudio: a recording cannot be read.
         BadRecipe: no bundle, or fewer than one round.
     """
-    if not audio:
-        raise BadManifest("benchmark: no recordings, expected at least one")
-    if not bundles or rounds < 1:
-        raise BadRecipe(f"benchmark: got {len(bundles)} bundles and {rounds} rounds, expected >= 1")
+    _refuse_nothing(len(bundles), len(audio), rounds)
     checked = [read_bundle(Path(path)) for path in bundles]
     setup = {
         "audio": [str(Path(path).resolve()) for path in audio],
@@ -123,6 +120,13 @@ def compare(
         audio_s=runs.audio_s,
         measurements=tuple(measurements),
     )
+
+
+def _refuse_nothing(n_bundles: int, n_recordings: int, rounds: int) -> None:
+    if not n_recordings:
+        raise BadManifest("benchmark: no recordings, expected at least one")
+    if not n_bundles or rounds < 1:
+        raise BadRecipe(f"benchmark: got {n_bundles} bundles and {rounds} rounds, expected >= 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,18 +1,21 @@
 """Log-mel features as PaddleSpeech computes them, by kaldi-native-fbank.
 
-How near the two are, and what made them differ (tests/numerics/test_features.py measures it):
+What made the two differ, and what is left (tests/numerics/test_features.py measures all of it):
 
-* The floor under the logarithm: PaddleSpeech has 1e-7, Kaldi FLT_EPSILON = 1.19e-7. In every bin
-  of a digitally silent frame they differ by ln(1.19) = 0.176, which was the largest difference
-  there is by far. So the energies are taken from kaldi-native-fbank before the logarithm, and the
-  floor is applied here. Its own option for that came only with 1.22.
-* Samples between two 16-bit values. PaddleSpeech trains on int16; a decoder's floats are rounded
-  to it here, or near-silence differs by whole nats.
-* What remains is float32 itself: window, DC removal and FFT in another order of summation. It is
-  6e-6 on average and shows in mel bins 1 to 9 of frames where a strong voice stands beside an
-  almost empty bin, whose energy is then rounding noise of the FFT. Against the same formulas in
-  float64, PaddleSpeech is off by 4e-6 and kaldi-native-fbank by 5e-6 on average, and either may be
-  the nearer one where they differ most: neither is "right", and nothing is left to close.
+* The floor under the logarithm: PaddleSpeech has 1e-7, Kaldi FLT_EPSILON = 1.19e-7. Every bin of
+  a digitally silent frame differed by ln 1.19 = 0.176. So the energies are taken from
+  kaldi-native-fbank before the logarithm and the floor is applied here; its own option for that
+  is missing from older releases (1.21 has none).
+* Samples between two 16-bit values. PaddleSpeech trains on int16, and so the floats of a lossy
+  decoder are rounded to it; where they stand for digital silence they differ by 8 nats.
+* What is left is float32: DC removal, window and FFT, summed in another order. On 634 clips of
+  real speech (32 million values) that is 7e-6 nats on average; 0.01 % of the values differ by
+  more than 1e-3, nearly all in the 16 lowest mel bins, where an almost empty bin beside a strong
+  voice holds the rounding noise of the FFT. The largest is 0.13 nats, 0.02 standard deviations
+  after CMVN. Against the same formulas in float64 PaddleSpeech is off by 4e-6 and
+  kaldi-native-fbank by 5e-6 on average; where they differ by more than 1e-3,
+  kaldi-native-fbank is the nearer one in 52 %. Neither is right, no option brings them closer,
+  and none of 240 texts changed.
 """
 
 from __future__ import annotations
@@ -42,10 +45,10 @@ class Fbank:
         Returns:
             float32, shape (n_frames, n_mels), natural log, CMVN applied where the spec has one.
         """
-        features = np.log(np.maximum(self._energies(samples), self._floor))
+        features: np.ndarray = np.log(np.maximum(self._energies(samples), self._floor))
         if self.spec.has_cmvn:
             # In float64, as PaddleSpeech's GlobalCMVN: a float32 mean costs 1e-6 here.
-            return ((features - self._mean) * self._istd).astype(np.float32)
+            features = ((features - self._mean) * self._istd).astype(np.float32)
         return features
 
     def _energies(self, samples: np.ndarray) -> np.ndarray:

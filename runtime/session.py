@@ -72,6 +72,8 @@ class OnnxAcousticModel:
         Raises:
             BadBundle: the graph fails, or gives NaN or impossible lengths.
         """
+        if not batch:
+            return []
         size = self.fixed_batch or len(batch)
         if self.fixed_batch not in (None, 1):
             raise BadBundle(f"{self._path}: batch of {size} only, expected 1 or any number")
