@@ -8,12 +8,15 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
+from asrcompress.calibration.histograms import record
 from asrcompress.checkpoint import Checkpoint, SpecAugment
 from asrcompress.compress.batches import TrainingSet
 from asrcompress.compress.quantized_network import QuantizedNetwork
+from asrcompress.compress.scalars import Scalars, scalar_log
 from asrcompress.compress.trainer import Trainer
 from asrcompress.console import Console
 from asrcompress.files import temporary_beside
+from asrcompress.histogram import Histogram, write_histograms
 from asrcompress.manifest import Utterance
 from asrcompress.network import PaddleAcousticModel, build_network, subsampling_factor
 from asrcompress.paddle_imports import import_paddle
@@ -50,7 +53,8 @@ def train_quantized(
     if run.has(_CALIBRATED):
         quantized.restore(read_ranges(run.path / _CALIBRATED))
     else:
-        _calibrate(quantized, calibration, load_features, console)
+        histograms = _calibrate(quantized, calibration, load_features, console)
+        write_histograms(run.path / "histograms.json", histograms)
         write_ranges(run.path / _CALIBRATED, quantized.ranges())
     if recipe.training.epochs:
         _train(run, recipe, checkpoint, quantized, train, load_features, console)
@@ -77,14 +81,15 @@ def _calibrate(
     utterances: Sequence[Utterance],
     load_features: Callable[[Utterance], np.ndarray],
     console: Console,
-) -> None:
+) -> list[Histogram]:
     """Run calibration speech through the float network and set the ranges."""
     model = PaddleAcousticModel(quantized.network)
-    with console.progress("calibrating") as advance:
+    with record(quantized.edges) as recording, console.progress("calibrating") as advance:
         for index, utterance in enumerate(utterances):
             model.log_probs([load_features(utterance)])
             advance(index + 1, len(utterances))
     quantized.finish_calibration()
+    return recording.histograms()
 
 
 def _train(
@@ -116,24 +121,24 @@ def _train(
     if run.state.is_file():
         trainer.restore(import_paddle().load(str(run.state)))
         console.say(f"resuming after step {trainer.progress.step}")
-    while trainer.progress.epoch < settings.epochs:
-        _epoch(run, trainer, settings, console)
-        _save_state(run, trainer)
+    with scalar_log(run.path / "visualdl") as scalars:
+        while trainer.progress.epoch < settings.epochs:
+            _epoch(run, trainer, settings, scalars, console)
+            _save_state(run, trainer)
 
 
-def _epoch(run: Run, trainer: Trainer, settings: Training, console: Console) -> None:
+def _epoch(
+    run: Run, trainer: Trainer, settings: Training, scalars: Scalars, console: Console
+) -> None:
     title = f"epoch {trainer.progress.epoch + 1}/{settings.epochs}"
     totals: list[float] = []
     saved = time.monotonic()
     with console.progress(title) as advance:
         for step in trainer.steps():
             totals.append(step.losses.total)
-            run.append_metric(
-                step=step.number,
-                epoch=step.epoch,
-                learning_rate=step.learning_rate,
-                **asdict(step.losses),
-            )
+            values = {"learning_rate": step.learning_rate, **asdict(step.losses)}
+            run.append_metric(step=step.number, epoch=step.epoch, **values)
+            scalars.add(step.number, values)
             advance(round(1000 * step.done), 1000)
             if step.done < 1 and time.monotonic() - saved >= settings.save_every_s:
                 _save_state(run, trainer)

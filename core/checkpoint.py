@@ -11,7 +11,6 @@ Nothing here imports Paddle; `asrcompress.network` builds the network.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from asrcompress import strict_json
 from asrcompress.audio import SAMPLE_RATE_HZ
 from asrcompress.errors import BadCheckpoint, BadRecipe, MissingExtra
 from asrcompress.features import FeatureSpec
@@ -167,8 +167,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     # A date of 2026-13-45 is a ValueError.
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        first_line = " ".join(str(error).split())
-        raise BadCheckpoint(f"{path}: is not YAML, {first_line}") from error
+        deep = isinstance(error, RecursionError)
+        reason = "nested too deeply" if deep else " ".join(str(error).split())
+        raise BadCheckpoint(f"{path}: is not YAML, {reason}") from error
     if not isinstance(loaded, dict):
         raise BadCheckpoint(f"{path}: holds {type(loaded).__name__}, expected settings by name")
     return loaded
@@ -209,11 +210,8 @@ def _find_weights(root: Path) -> Path:
 def _only(found: list[Path], *, what: str, root: Path, flag: str) -> Path:
     if len(found) == 1:
         return found[0]
-    names = ", ".join(str(path.relative_to(root)) for path in found)
-    raise BadCheckpoint(
-        f"{root}: {len(found) or 'no'} {what}s{': ' + names if names else ''}, expected one",
-        hint=f"name it with {flag}",
-    )
+    names = ", ".join(str(path.relative_to(root)) for path in found) or "none"
+    raise BadCheckpoint(f"{root}: got {names}, expected one {what}", hint=f"name it with {flag}")
 
 
 def _resolve(root: Path, value: object, key: str, source: Path) -> Path:
@@ -280,7 +278,7 @@ def _fbank(step: Mapping[str, Any], source: Path) -> FeatureSpec:
 def _whole(step: Mapping[str, Any], key: str, default: int, source: Path) -> int:
     value = step.get(key, default)
     if type(value) is not int or not 0 <= value < _MOST:
-        raise BadCheckpoint(f"{source}: {key} is {value!r}, expected a whole number")
+        raise BadCheckpoint(f"{source}: {key} is {value!r}, expected a whole number from 0")
     return value
 
 
@@ -303,18 +301,23 @@ def read_cmvn(path: Path, *, n_mels: int) -> tuple[list[float], list[float]]:
     expected = "expected JSON with mean_stat, var_stat and frame_num > 0"
     try:
         with reading(path, BadCheckpoint):
-            stats = json.loads(path.read_text(encoding="utf-8"))
+            stats = strict_json.parse(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadCheckpoint(f"{path}: is not JSON, {error}") from error
+    try:
         count = float(stats["frame_num"])
         sums = [np.asarray(stats[key], np.float64) for key in ("mean_stat", "var_stat")]
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise BadCheckpoint(f"{path}: is not CMVN statistics, {error!r}, {expected}") from error
-    if not count > 0:  # false for NaN, too
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise BadCheckpoint(f"{path}: is not CMVN statistics, {expected}") from error
+    if not count > 0:
         raise BadCheckpoint(f"{path}: frame_num is {count}, {expected}")
     with np.errstate(all="ignore"):  # what is not finite is refused below
         mean = sums[0] / count
         variance = sums[1] / count - mean**2 if sums[0].shape == sums[1].shape else sums[1]
     if mean.shape != (n_mels,) or variance.shape != (n_mels,):
-        raise BadCheckpoint(f"{path}: has {mean.size} dimensions, expected {n_mels}")
+        raise BadCheckpoint(
+            f"{path}: has {mean.size} means and {variance.size} variances, expected {n_mels}"
+        )
     if not (np.isfinite(mean).all() and np.isfinite(variance).all() and (variance > 0).all()):
         raise BadCheckpoint(f"{path}: has a variance that is not positive and finite")
     istd = 1.0 / np.maximum(np.sqrt(variance), 1e-20)

@@ -16,7 +16,7 @@ import typer.core
 
 from asrcompress.cli_recipe import require_checkpoint, with_recipe
 from asrcompress.console import Console
-from asrcompress.errors import AsrCompressError, BadRecipe
+from asrcompress.errors import AsrCompressError, BadRecipe, MissingExtra
 from asrcompress.files import refused
 from asrcompress.recipe import FILE_NAME, Recipe
 
@@ -30,7 +30,16 @@ class _Commands(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except AsrCompressError as error:
-            raise self._report(error) from error
+            code = self._report(error)
+            if isinstance(error, MissingExtra):
+                _name_suspects()
+            raise code from error
+        except ImportError as error:
+            if (error.name or "").partition(".")[0] == "asrcompress":  # a bug
+                raise
+            typer.echo(f"error: {error}", err=True)
+            _name_suspects()
+            raise typer.Exit(AsrCompressError.exit_code) from error
         except OSError as error:
             if error.filename is None:  # a closed pipe, or a bug
                 raise
@@ -42,6 +51,15 @@ class _Commands(typer.core.TyperGroup):
         if error.hint:
             typer.echo(f"hint: {error.hint}", err=True)
         return typer.Exit(error.exit_code)
+
+
+def _name_suspects() -> None:
+    """What the doctor has against this environment, after an import failed."""
+    from asrcompress import doctor
+
+    for line in doctor.lines(doctor.suspects()):
+        typer.echo(line, err=True)
+    typer.echo("hint: asrcompress doctor looks at everything", err=True)
 
 
 app = typer.Typer(
@@ -78,6 +96,19 @@ def _options(
 
 
 @app.command(rich_help_panel=_PREPARE)
+def doctor(json: Json = False, quiet: Quiet = False) -> None:
+    """Check versions, traps, CPU, GPU, memory and disk; each with a verdict and a cure."""
+    from asrcompress import render
+    from asrcompress.doctor import examine
+
+    with Console(quiet=quiet or json).status("examining"):
+        diagnosis = examine(Path.cwd())
+    render.show(diagnosis.to_json(), render.diagnosis(diagnosis), json=json)
+    if not diagnosis.usable:
+        raise typer.Exit(AsrCompressError.exit_code)
+
+
+@app.command(rich_help_panel=_PREPARE)
 def init(
     checkpoint: Annotated[Path, typer.Argument(help="PaddleSpeech experiment folder")],
     train_manifest: Annotated[Path | None, typer.Option(help="manifest to train on")] = None,
@@ -109,13 +140,17 @@ def inspect(
     seconds: Annotated[float, typer.Option(min=0.1, help="audio to count operations for")] = 10.0,
     layers: Annotated[bool, typer.Option("--layers", help="list every layer by name")] = False,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Show a checkpoint: family, parameters and operations per block, what can be INT8."""
     from asrcompress import render
     from asrcompress.checkpoint import read_checkpoint
     from asrcompress.compress.anatomy import dissect
 
-    anatomy = dissect(read_checkpoint(checkpoint, config=config, weights=weights), seconds=seconds)
+    with Console(quiet=quiet or json).status("counting operations"):
+        anatomy = dissect(
+            read_checkpoint(checkpoint, config=config, weights=weights), seconds=seconds
+        )
     render.show(anatomy.to_json(), render.anatomy(anatomy, layers=layers), json=json)
 
 
@@ -210,6 +245,24 @@ def _compress(
         typer.echo(ship_run(outcome.run, export_to, force=force).path, err=json)
 
 
+@app.command(rich_help_panel=_COMPRESS)
+def report(
+    run: Annotated[Path, typer.Argument(help="run directory, finished or not")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="page to write [RUN/report.html]")
+    ] = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write one HTML page about a run: verdict, accuracy, noise by layer, how to reproduce it."""
+    from asrcompress.report import write_report
+    from asrcompress.run import read_run
+
+    with Console(quiet=quiet).status("writing the report"):
+        path = write_report(read_run(run), output, force=force)
+    typer.echo(path)
+
+
 @app.command(rich_help_panel=_SHIP)
 @with_recipe
 def export(
@@ -267,13 +320,18 @@ def transcribe(
     threads: Threads = 1,
     beam: Annotated[int, typer.Option(min=1, help="prefixes of the beam search; 1: greedy")] = 1,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Transcribe audio files, one line each."""
     from asrcompress import render
     from asrcompress.runtime import Transcriber
 
     transcriber = Transcriber(bundle, threads=threads, beam=beam)
-    transcripts = list(zip(audio, transcriber.transcribe_batch(audio), strict=True))
+    transcripts = []
+    with Console(quiet=quiet or json).progress("transcribing") as advance:
+        for path, transcript in zip(audio, transcriber.transcribe_stream(audio), strict=True):
+            transcripts.append((path, transcript))
+            advance(len(transcripts), len(audio))
     render.show(
         {"transcripts": [{"audio": str(p), **dataclasses.asdict(t)} for p, t in transcripts]},
         "\n".join(f"{path}\t{item.text}" for path, item in transcripts),
@@ -297,10 +355,14 @@ def bench(
     from asrcompress import render
     from asrcompress.speed import compare_bundles
 
-    with Console(quiet=quiet or json).status("measuring"):
+    with Console(quiet=quiet or json).progress("measuring") as advance:
         # The first is what speed-ups are relative to.
         comparison = compare_bundles(
-            [*(against or []), bundle], audio or [], threads=threads, rounds=rounds
+            [*(against or []), bundle],
+            audio or [],
+            threads=threads,
+            rounds=rounds,
+            progress=advance,
         )
     render.show(comparison.to_json(), render.comparison(comparison), json=json)
 

@@ -58,7 +58,8 @@ def build_network(checkpoint: Checkpoint, *, device: str = "cpu") -> Any:
         network = network_class.from_config(settings)  # type: ignore[attr-defined]
     except _BUILD_ERRORS as error:
         raise BadCheckpoint(
-            f"{checkpoint.config_path}: PaddleSpeech cannot build this network, {error!r}"
+            f"{checkpoint.config_path}: PaddleSpeech cannot build this network, {error!r}",
+            hint="take the configuration that this checkpoint was trained with",
         ) from error
     load_weights(network, weights, source=str(checkpoint.weights_path))
     network.eval()

@@ -11,13 +11,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from asrcompress import strict_json
 from asrcompress.batch_norm import fold_batch_norm
 from asrcompress.cer import CerReport
 from asrcompress.checkpoint import Checkpoint
 from asrcompress.console import Console
-from asrcompress.errors import BadRecipe, CerGateFailed, IntegerGateFailed
+from asrcompress.errors import AsrCompressError, BadRecipe, CerGateFailed, IntegerGateFailed
 from asrcompress.evaluation import evaluate
 from asrcompress.files import sha256_file
 from asrcompress.gate import GateVerdict, judge
@@ -27,10 +29,12 @@ from asrcompress.network import PaddleAcousticModel, build_network, subsampling_
 from asrcompress.ranges import read_ranges, write_ranges
 from asrcompress.recipe import Recipe
 from asrcompress.recognizer import Recognizer, from_checkpoint, from_run
+from asrcompress.report import write_report
 from asrcompress.run import FAILED, PASSED, Run, open_run
 from asrcompress.weights import write_weights
 
 PARITY_UTTERANCES = 20
+NOISE_UTTERANCES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,11 +54,13 @@ class Outcome:
     verdict: GateVerdict
     integer_share: float
     failure: CerGateFailed | IntegerGateFailed | None
+    report: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: where the run is, and what was measured."""
         return {
             "run": str(self.run.path),
+            "report": None if self.report is None else str(self.report),
             "passed": self.failure is None,
             "failure": None if self.failure is None else str(self.failure),
             "integer_share": self.integer_share,
@@ -88,8 +94,10 @@ def compress(kind: str, recipe: Recipe, checkpoint: Checkpoint, console: Console
         _export(run, recipe, checkpoint, console)
         share = _measure_kernels(run, recipe, console)
         _check_forms(run, checkpoint, speech, console)
+        _measure_noise(run, checkpoint, speech, console)
         verdict = _gate(run, recipe, checkpoint, speech, console)
-        return _conclude(run, recipe, verdict, share)
+        outcome = _conclude(run, recipe, verdict, share)
+        return replace(outcome, report=_report_on(run, console))
 
 
 def _load_speech(recipe: Recipe, console: Console) -> Speech:
@@ -232,6 +240,34 @@ def _check_forms(run: Run, checkpoint: Checkpoint, speech: Speech, console: Cons
     report = compare_forms(log_probs, texts, utterances=[item.utt for item in some])
     check_parity(report)
     run.write_json("parity.json", report.to_json())
+
+
+def _measure_noise(run: Run, checkpoint: Checkpoint, speech: Speech, console: Console) -> None:
+    """Noise of every layer on some gate utterances, for the report; writes sqnr.json."""
+    from asrcompress.compress.qat import restore_quantized
+    from asrcompress.compress.sqnr import measure_noise
+
+    if run.has("sqnr.json"):
+        return
+    network = build_network(replace(checkpoint, weights_path=run.weights))
+    fold_batch_norm(network)
+    fbank = from_run(run, checkpoint)
+    features = [fbank.features(item) for item in _spread(list(speech.gate), NOISE_UTTERANCES)]
+    with console.progress("noise by layer") as advance:
+        noise = measure_noise(
+            network, restore_quantized(run, checkpoint), features, progress=advance
+        )
+    run.write_json("sqnr.json", strict_json.to_json(noise))
+
+
+def _report_on(run: Run, console: Console) -> Path | None:
+    """The page for people; a run whose page cannot be made is no less finished."""
+    try:
+        with console.status("writing the report"):
+            return write_report(run)
+    except AsrCompressError as error:
+        console.warn(f"no report: {error}")
+        return None
 
 
 def _onnx_form(path: Any, checkpoint: Checkpoint) -> Recognizer:

@@ -24,6 +24,7 @@ import numpy as np
 # A state dict of 5,000 tensors takes 150,000; a minute of parsing is 20 million.
 _MOST_INSTRUCTIONS = 2_000_000
 _MOST_DIMENSIONS = 32
+_NEWEST_PROTOCOL = 4  # paddle.save takes no later one
 _DTYPES = frozenset(["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"])
 _BYTE_ORDERS = ("<", "|", "=")
 _CONSTANTS = frozenset(
@@ -80,9 +81,10 @@ def read_plain_pickle(path: Path) -> Any:
         source = _Bounded(file)
         try:
             return _Machine(source.size_bytes).run(pickletools.genops(source))
-        # What the parser and a program that contradicts itself end in.
-        except (ValueError, TypeError, IndexError, KeyError, OverflowError, MemoryError) as error:
-            raise pickle.UnpicklingError(str(error) or type(error).__name__) from error
+        except ValueError as error:  # the parser's
+            raise pickle.UnpicklingError(str(error)) from error
+        except (TypeError, LookupError, OverflowError, MemoryError) as error:
+            raise pickle.UnpicklingError("contradicts itself") from error
 
 
 class _Bounded:
@@ -134,7 +136,7 @@ class _Machine:
             self._stack.append(tuple(self._pop(_TUPLES[name])))
         elif name in _STEPS:
             _STEPS[name](self, argument)
-        elif name not in ("PROTO", "FRAME"):
+        elif name != "FRAME":
             raise pickle.UnpicklingError(
                 f"has the instruction {name} at byte {position}, which no state dict needs"
             )
@@ -151,6 +153,10 @@ class _Machine:
         items = self._stack[start:]
         del self._stack[start:]
         return items
+
+    def protocol(self, version: Any) -> None:
+        if version > _NEWEST_PROTOCOL:
+            raise pickle.UnpicklingError(f"is of protocol {version}, expected 2 to 4")
 
     def mark(self, _: Any) -> None:
         self._marks.append(len(self._stack))
@@ -234,6 +240,7 @@ class _Machine:
 
 
 _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
+    "PROTO": _Machine.protocol,
     "MARK": _Machine.mark,
     "TUPLE": _Machine.tuple,
     "SETITEM": _Machine.set_item,

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from asrcompress import strict_json
 from asrcompress.errors import BadRun
 from asrcompress.files import write_atomically
 
@@ -130,8 +131,8 @@ def read_ranges(path: Path) -> Ranges:
         BadRun: missing, not JSON, or not ranges.
     """
     try:
-        return Ranges.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return Ranges.from_json(strict_json.parse(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise BadRun(f"{path}: cannot be read, {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadRun(f"{path}: does not hold learned ranges, {error!r}") from error

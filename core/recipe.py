@@ -198,7 +198,10 @@ def read_recipe(path: Path) -> Recipe:
     except OSError as error:
         raise BadRecipe(f"{path}: cannot be read, {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError
-        raise BadRecipe(f"{path}: is not TOML, {error}") from error
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise BadRecipe(f"{path}: is not TOML, {reason}") from error
+    # Runs lie beside the recipe, wherever the command is given.
+    data = {"runs": "runs", **data}
     return Recipe.from_dict(data, source=str(path), folder=path.absolute().parent)
 
 

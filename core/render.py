@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # what is rendered is imported by whoever made it
     from asrcompress.bundle import Bundle
     from asrcompress.cer import CerReport
     from asrcompress.compress.anatomy import Anatomy
+    from asrcompress.doctor import Diagnosis
     from asrcompress.evaluation import Evaluation
     from asrcompress.pipeline import Outcome
     from asrcompress.runtime.benchmark import Comparison
@@ -25,7 +26,9 @@ def show(data: dict[str, Any], rendered: RenderableType, *, json: bool) -> None:
     if json:
         print(json_module.dumps(data, ensure_ascii=False, indent=1, default=str))
     else:
-        rich.console.Console(highlight=False).print(rendered, soft_wrap=isinstance(rendered, str))
+        # What is printed are names and transcripts: "[noise]" and ":car:" mean themselves.
+        console = rich.console.Console(highlight=False, markup=False, emoji=False)
+        console.print(rendered, soft_wrap=isinstance(rendered, str))
 
 
 def evaluation(result: Evaluation, *, worst: int) -> RenderableType:
@@ -63,7 +66,11 @@ def outcome(result: Outcome) -> RenderableType:
     state = "PASSED" if result.failure is None else "FAILED"
     style = "bold green" if result.failure is None else "bold red"
     reason = verdict.reason if result.failure is None else str(result.failure)
-    return Group(Text(f"{state}: {reason}", style=style), table, Text(f"run: {run.path}"))
+    # A path is for copying: it is never broken, whatever the width.
+    paths = [Text(f"run: {run.path}", no_wrap=True, overflow="ignore")]
+    if result.report is not None:
+        paths.append(Text(f"report: {result.report}", no_wrap=True, overflow="ignore"))
+    return Group(Text(f"{state}: {reason}", style=style), table, *paths)
 
 
 def bundle(item: Bundle) -> RenderableType:
@@ -127,6 +134,36 @@ def anatomy(item: Anatomy, *, layers: bool) -> RenderableType:
     return Group(Text(lines), table, *([Text("\n".join(names))] if layers else []))
 
 
+_GROUPS = {
+    "base": "Runtime",
+    "compress": "[compress] extra",
+    "traps": "Version traps",
+    "machine": "Machine",
+}
+_VERDICT_STYLE = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+
+
+def diagnosis(item: Diagnosis) -> RenderableType:
+    """Facts by group, each with its verdict, and under it the cure where one is needed."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for _ in range(3):
+        table.add_column(overflow="fold")
+    group = ""
+    for fact in item.facts:
+        if fact.group != group:
+            group = fact.group
+            table.add_row(*([""] * 3))
+            table.add_row("", Text(_GROUPS[group], style="bold"), "")
+        seen = Text(fact.value)
+        if fact.cure:
+            seen.append(f"\n{fact.cure}", style=_VERDICT_STYLE[fact.verdict])
+        table.add_row(Text(fact.verdict, style=_VERDICT_STYLE[fact.verdict]), fact.name, seen)
+    counts = [sum(f.verdict == v for f in item.facts) for v in ("fail", "warn")]
+    state = "usable" if item.usable else "not usable"
+    summary = f"\n{state}: {counts[0]} failures, {counts[1]} warnings"
+    return Group(table, Text(summary))
+
+
 def megabytes(size_bytes: int) -> str:
     """``4.2 MB``, a megabyte being a million bytes."""
     return f"{size_bytes / 1e6:.1f} MB"
@@ -149,12 +186,21 @@ def _buckets(report: CerReport) -> Table:
 
 
 def _worst(report: CerReport, count: int) -> Table:
-    table = _table("worst", "edits", "reference / hypothesis")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("worst", overflow="fold", max_width=24)
+    table.add_column("edits", justify="right")
+    table.add_column("reference / hypothesis", overflow="fold")
     for item in report.worst(count):
-        table.add_row(
-            item.utt, str(item.edits), f"{item.reference}\n{item.hypothesis or '(empty)'}"
-        )
+        texts = f"{item.reference}\n{item.hypothesis or '(empty)'}"
+        table.add_row(_printable(item.utt), str(item.edits), _printable(texts))
     return table
+
+
+def _printable(text: str) -> str:
+    """Manifests can hold anything, and a terminal obeys its control characters."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text
+    )
 
 
 def _table(*columns: str) -> Table:

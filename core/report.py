@@ -7,6 +7,7 @@ is not comes from matplotlib, which escapes what it draws. The same run gives th
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any
 from asrcompress import recipe as recipes
 from asrcompress.errors import MissingExtra
 from asrcompress.files import refuse_overwrite, write_atomically
-from asrcompress.report_data import Findings, collect
+from asrcompress.report_data import Findings, collect, percent
 from asrcompress.run import FAILED, PASSED, Run
 
 REPORT_NAME = "report.html"
@@ -109,8 +110,8 @@ def _share_too_small(found: Findings) -> str:
     if found.kernels.share >= least:
         return ""
     return (
-        f"Only {found.kernels.share:.1%} of the multiply-accumulates run in integer kernels, "
-        f"at least {least:.1%} are wanted."
+        f"Only {percent(found.kernels.share, 1)} of the multiply-accumulates run in integer kernels, "
+        f"at least {percent(least, 1)} are wanted."
     )
 
 
@@ -122,8 +123,8 @@ def tiles(found: Findings) -> list[Tile]:
         shown.append(
             Tile(
                 label="CER",
-                value=f"{float(verdict.after_cer):.2%}",
-                detail=f"was {float(verdict.before_cer):.2%}",
+                value=percent(float(verdict.after_cer), 2),
+                detail=f"was {percent(float(verdict.before_cer), 2)}",
             )
         )
         high = verdict.upper_bound
@@ -144,7 +145,7 @@ def tiles(found: Findings) -> list[Tile]:
         shown.append(
             Tile(
                 label="Integer kernels",
-                value=f"{found.kernels.share:.1%}",
+                value=percent(found.kernels.share, 1),
                 detail="of the multiply-accumulates",
                 state="bad" if _share_too_small(found) else "",
             )
@@ -157,12 +158,13 @@ def commands(found: Findings) -> list[str]:
     tools: Mapping[str, str] = found.record.get("tools", {})
     version = tools.get("asrcompress", "")
     pinned = f"=={version}" if version else ""
-    run = found.run.name
+    folder = found.recipe.runs if found.recipe else Path("runs")
+    run = shlex.quote(str(folder / found.run.name))
     return [
         f"pip install 'asrcompress[compress]{pinned}'",
         f"asrcompress {found.record.get('kind', 'qat')} --recipe {recipes.FILE_NAME}",
-        f"asrcompress report runs/{run}",
-        f"asrcompress export runs/{run} --output bundle",
+        f"asrcompress report {run}",
+        f"asrcompress export {run} --output bundle",
         "asrcompress verify bundle",
     ]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from asrcompress.cer import CerReport, bucket_of
-from asrcompress.report_data import METRICS, Kernels, Metric
+from asrcompress.report_data import METRICS, Kernels, Metric, percent
 from asrcompress.report_svg import COLOUR, Chart, drawing, to_svg
 from asrcompress.verdict import GateVerdict
 
@@ -20,7 +20,7 @@ _KIND = {"total": "ink", "ctc": "before", "attention": "third", "distillation": 
 def gate_chart(verdict: GateVerdict) -> Chart | None:
     """The increase with its bounds against what is allowed; None where no bound exists."""
     low, high, increase = (
-        _percent(value) for value in (verdict.lower_bound, verdict.upper_bound, verdict.increase)
+        _points(value) for value in (verdict.lower_bound, verdict.upper_bound, verdict.increase)
     )
     if low is None or high is None or increase is None:
         return None
@@ -144,7 +144,7 @@ def edits_chart(verdict: GateVerdict) -> Chart:
             axes.barh([y - 0.19], [new], height=0.32, color=COLOUR["after"])
             for value, offset, text in (
                 (old, 0.19, f"{old}"),
-                (new, -0.19, f"{new} ({new - old:+})"),
+                (new, -0.19, f"{new} ({_signed(new - old)})"),
             ):
                 axes.annotate(
                     text, (value, y + offset), xytext=(4, 0), textcoords="offset points",
@@ -199,7 +199,7 @@ def kernel_chart(kernels: Kernels) -> Chart:
         (
             item.kernel,
             100 * item.macs / kernels.macs,
-            f"{item.macs / kernels.macs:.1%} · {item.calls} calls",
+            f"{percent(item.macs / kernels.macs, 1)} · {item.calls}",
             "after" if item.integer else "bad",
         )
         for item in kernels.kernels
@@ -210,7 +210,7 @@ def kernel_chart(kernels: Kernels) -> Chart:
         name="kernels",
         xlabel="% of the multiply-accumulates",
         note=f"As ONNX Runtime's profiler saw them on {kernels.frames} frames. "
-        "A kernel that multiplies in float would be red.",
+        "Beside each: how many nodes. A kernel that multiplies in float would be red.",
     )
 
 
@@ -282,5 +282,10 @@ def _mean(metrics: Sequence[Metric]) -> float:
     return float(np.mean(totals)) if totals else float("nan")
 
 
-def _percent(value: Fraction | None) -> float | None:
+def _signed(count: int) -> str:
+    """With a true minus sign, as matplotlib writes them."""
+    return f"{count:+}".replace("-", "−")
+
+
+def _points(value: Fraction | None) -> float | None:
     return None if value is None else float(100 * value)

@@ -139,6 +139,11 @@ def collect(run: Run) -> Findings:
     )
 
 
+def percent(share: float, digits: int) -> str:
+    """``18.71 %``."""
+    return f"{100 * share:.{digits}f} %"
+
+
 def _optional(run: Run, name: str, read: Callable[[Any], T]) -> T | None:
     """A file of the run, read by `read`; None where it is not there yet."""
     if not run.has(name):

@@ -14,7 +14,7 @@ from asrcompress.report_charts import (
     rate_chart,
     training_chart,
 )
-from asrcompress.report_data import Findings
+from asrcompress.report_data import Findings, percent
 from asrcompress.report_diff import find_changes
 from asrcompress.report_svg import Chart
 from asrcompress.report_tables import edge_rows, layer_tables, weakest
@@ -44,6 +44,7 @@ def sections(found: Findings, *, worst: int) -> dict[str, Any]:
         "layer_tables": layer_tables(found.noise) if found.noise else [],
         "weakest": weakest(found.noise, _WEAKEST) if found.noise else [],
         "edges": (edge_rows(found.ranges, found.noise, found.histograms) if found.ranges else []),
+        "has_histograms": bool(found.histograms),
         "training": (
             [training_chart(found.metrics), rate_chart(found.metrics)]
             if len(found.metrics) > 1
@@ -78,7 +79,7 @@ def _buckets(found: Findings) -> list[tuple[str, ...]]:
             (
                 item.label,
                 str(item.utterances),
-                *("–" if rate is None else f"{float(rate):.2%}" for rate in rates),
+                *("–" if rate is None else percent(float(rate), 2) for rate in rates),
                 "–" if item.increase is None else f"{100 * float(item.increase):+.2f}",
                 *(
                     f"{getattr(old, kind)} → {getattr(new, kind)}"
@@ -147,6 +148,6 @@ def _dtypes(found: Findings) -> list[tuple[str, str, str]]:
         return []
     total = sum(found.kernels.bytes_by_dtype.values()) or 1
     return [
-        (dtype, f"{size / 1e6:.2f}", f"{size / total:.1%}")
+        (dtype, f"{size / 1e6:.2f}", percent(size / total, 1))
         for dtype, size in found.kernels.bytes_by_dtype.items()
     ]

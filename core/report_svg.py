@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 # Nobody draws in these by accident. The names are the CSS variables of report.css.
 _ROLES = (
@@ -102,24 +102,24 @@ def _opening(found: re.Match[str]) -> str:
 _SPARK_WIDTH, _SPARK_HEIGHT = 120, 24
 
 
-def sparkline(heights: Sequence[float], marks: Sequence[float] = ()) -> Markup:
+def sparkline(
+    heights: Sequence[float], *, left: float, right: float, marks: Sequence[float]
+) -> Markup:
     """A histogram the height of a line of text.
 
     Args:
         heights: of equal bins, 0 to 1.
-        marks: where to draw a line, as shares of the width; those outside are left out.
+        left, right: where the bins begin and end, as shares of the width; may be outside of it.
+        marks: where to draw a line, as shares of the width.
     """
-    step = _SPARK_WIDTH / max(1, len(heights))
-    points = ["0,24"]
+    step = _SPARK_WIDTH * (right - left) / max(1, len(heights))
+    points = []
     for index, height in enumerate(heights):
-        y = f"{_SPARK_HEIGHT * (1 - height):.1f}".removesuffix(".0")
-        points += [f"{index * step:g},{y}", f"{(index + 1) * step:g},{y}"]
-    points.append(f"{_SPARK_WIDTH},24")
-    lines = Markup("").join(
-        Markup('<path class="mark" d="M{} 0V24"/>').format(f"{_SPARK_WIDTH * mark:.1f}")
-        for mark in marks
-        if 0.0 <= mark <= 1.0
-    )
+        x, y = _SPARK_WIDTH * left + index * step, _SPARK_HEIGHT * (1 - height)
+        if height > 0.0:
+            points += [f"M{x:.1f} {_SPARK_HEIGHT}V{y:.1f}h{step:.1f}V{_SPARK_HEIGHT}"]
+    lines = "".join(f"M{_SPARK_WIDTH * mark:.1f} 0V{_SPARK_HEIGHT}" for mark in marks)
     return Markup(
-        '<svg class="spark" viewBox="0 0 120 24" aria-hidden="true"><polygon points="{}"/>{}</svg>'
-    ).format(escape(" ".join(points)), lines)
+        '<svg class="spark" viewBox="0 0 120 24" aria-hidden="true">'
+        '<path class="bins" d="{}"/><path class="mark" d="{}"/></svg>'
+    ).format("".join(points), lines)

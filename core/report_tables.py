@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -28,10 +29,16 @@ class Heat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeatTable:
-    """Layers as blocks times places; what is in no block is listed under `others`."""
+    """Layers as blocks times places; what is in no block is listed under `others`.
+
+    Attributes:
+        groups: what neighbouring columns are part of, and how many they are.
+        rows: block and one value per column.
+    """
 
     title: str
-    columns: tuple[tuple[str, str], ...]
+    groups: tuple[tuple[str, int], ...]
+    columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Heat, ...]], ...]
     others: tuple[tuple[str, Heat], ...]
 
@@ -68,18 +75,17 @@ def heat_table(title: str, values: Mapping[str, float | None]) -> HeatTable:
     places = list(dict.fromkeys(place for block in blocks.values() for place in block))
     return HeatTable(
         title=title,
-        columns=tuple(_two_lines(place) for place in places),
+        groups=tuple(
+            (parent, len(list(members)))
+            for parent, members in itertools.groupby(place.rpartition(".")[0] for place in places)
+        ),
+        columns=tuple(place.rpartition(".")[2] for place in places),
         rows=tuple(
             (block, tuple(heat(found.get(place)) for place in places))
             for block, found in blocks.items()
         ),
         others=tuple(others),
     )
-
-
-def _two_lines(place: str) -> tuple[str, str]:
-    parent, _, own = place.rpartition(".")
-    return parent, own
 
 
 def layer_tables(noise: NoiseReport) -> list[HeatTable]:
@@ -137,6 +143,14 @@ def _spark(grid: ActivationRange, seen: Histogram) -> Markup:
     half = len(seen.counts) // 2
     counts: Sequence[int] = seen.counts[half:] if grid.unsigned else seen.counts
     most = math.log1p(max(counts, default=0)) or 1.0
-    end = grid.absmax / seen.limit
-    marks = (end,) if grid.unsigned else ((1 - end) / 2, (1 + end) / 2)
-    return sparkline([math.log1p(count) / most for count in counts], marks)
+    heights = [math.log1p(count) / most for count in counts]
+    shown = 1.04 * max(grid.absmax, seen.absmax)  # what is at the ends of the drawing
+    end, limit = grid.absmax / shown, seen.limit / shown
+    if grid.unsigned:
+        return sparkline(heights, left=0.0, right=limit, marks=(end,))
+    return sparkline(
+        heights,
+        left=(1 - limit) / 2,
+        right=(1 + limit) / 2,
+        marks=((1 - end) / 2, (1 + end) / 2),
+    )

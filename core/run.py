@@ -4,6 +4,7 @@
         run.json             kind, recipe, checkpoint, tool versions, status, hashes
         log.txt              what was printed, with times
         metrics.jsonl        one line per optimizer step and per epoch
+        visualdl/            the same for VisualDL, where it is installed
         before.json          CER of the checkpoint on the gate manifest
         state.pdstate        training state, while training
         weights.pdparams     trained weights under PaddleSpeech's names
@@ -12,8 +13,11 @@
         model.int8.onnx      the artifact that is measured, and shipped if it passes
         integer_share.json   kernels that ran
         parity.json          error per stage
+        histograms.json      activations as calibration saw them
+        sqnr.json            noise of each layer, for the report
         after.json           CER of the artifact on the gate manifest
         verdict.json         of the gate
+        report.html          all of this for people
 
 The name is a digest of recipe and checkpoint: the same command finds the same directory and goes
 on where it was interrupted. Every file is written under a temporary name and renamed.
@@ -32,6 +36,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from asrcompress import strict_json
 from asrcompress.checkpoint import Checkpoint
 from asrcompress.errors import BadRun
 from asrcompress.files import write_atomically, writing
@@ -91,7 +96,7 @@ class Run:
         """
         path = self.path / name
         try:
-            tree = json.loads(path.read_text(encoding="utf-8"))
+            tree = strict_json.parse(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise BadRun(
                 f"{path}: missing, the run was not finished",
@@ -99,7 +104,7 @@ class Run:
             ) from None
         except OSError as error:
             raise BadRun(f"{path}: cannot be read, {error.strerror}") from error
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise BadRun(f"{path}: is not JSON, {error}") from error
         if not isinstance(tree, dict):
             raise BadRun(f"{path}: holds {type(tree).__name__}, expected an object")

@@ -13,7 +13,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,9 +85,12 @@ def compare(
     threads: int = 1,
     rounds: int = 5,
     beam: int = 1,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """Measure `bundles` on the recordings `audio`, interleaved.
 
+    Args:
+        progress: called between measurements, with turns done and in all.
     Raises:
         BadBundle: one cannot be loaded, or its process died.
         BadManifest: there is no recording.
@@ -104,7 +107,7 @@ def compare(
     loads = _measure_loads(checked, setup)
     with ExitStack() as stack:
         workers = [stack.enter_context(_Worker(bundle, setup)) for bundle in checked]
-        runs = _run_rounds(workers, len(audio), rounds)
+        runs = _run_rounds(workers, len(audio), rounds, progress)
         peaks = [worker.peak_rss_bytes for worker in workers]
     measurements = [
         _summarise(bundle, load_s=loads[b], peak_rss_bytes=peaks[b], runs=runs, b=b)
@@ -142,7 +145,12 @@ class _Runs:
     audio_s: float
 
 
-def _run_rounds(workers: Sequence[_Worker], n_recordings: int, rounds: int) -> _Runs:
+def _run_rounds(
+    workers: Sequence[_Worker],
+    n_recordings: int,
+    rounds: int,
+    progress: Callable[[int, int], None] | None,
+) -> _Runs:
     seconds = np.zeros((len(workers), rounds, n_recordings))
     texts = [[""] * n_recordings for _ in workers]
     durations = [0.0] * n_recordings
@@ -156,6 +164,8 @@ def _run_rounds(workers: Sequence[_Worker], n_recordings: int, rounds: int) -> _
             seconds[b, round_, index] = answer["seconds"]
             texts[b][index] = answer["text"]
             durations[index] = answer["duration_s"]
+        if progress is not None:
+            progress(turn + 1, rounds * n_recordings)
     return _Runs(seconds=seconds, texts=texts, audio_s=sum(durations))
 
 

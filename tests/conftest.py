@@ -49,9 +49,7 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def make_experiment(
-    repo: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., Path]:
+def make_experiment(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Factory of PaddleSpeech experiments with random weights: ``make_experiment(folder)``.
 
     The keyword arguments are those of examples/random_experiment.py. Building one takes Paddle and

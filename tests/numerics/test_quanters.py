@@ -178,5 +178,5 @@ def test_calibration_without_speech_is_refused(quantized: QuantizedNetwork) -> N
 
 
 def test_a_skip_pattern_that_matches_nothing_is_refused(checkpoint: Any) -> None:
-    with pytest.raises(BadRecipe, match="'encoder.nowhere' matches no layer"):
+    with pytest.raises(BadRecipe, match=r"'encoder\.nowhere' matches no layer"):
         QuantizedNetwork(build_network(checkpoint), Quantization(skip=("encoder.nowhere",)))

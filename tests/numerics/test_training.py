@@ -1,4 +1,4 @@
-"""Training: batches, losses, and that a run which is cut off and resumed ends where it would have."""
+"""Training: batches, losses, and that a resumed run ends where an undisturbed one does."""
 
 from __future__ import annotations
 

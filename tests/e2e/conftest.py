@@ -1,0 +1,116 @@
+"""A tiny experiment on disk with speech-like noise, whose own FP32 transcripts are the references.
+
+So the CER before is zero by construction, and every edit that is counted is quantization's.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+pytest.importorskip("paddle", reason="needs the [compress] extra")
+from asrcompress.checkpoint import read_checkpoint
+from asrcompress.network import PaddleAcousticModel, build_network
+from asrcompress.recognizer import from_checkpoint
+from asrcompress.runtime.features import Fbank
+from asrcompress.weights import read_weights, write_weights
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A checkpoint and its manifests."""
+
+    checkpoint: Path
+    train: Path
+    gate: Path
+
+    def write_recipe(self, folder: Path, extra: str = "") -> Path:
+        """An asrcompress.toml in `folder`; `extra` holds further tables."""
+        path = folder / "asrcompress.toml"
+        path.write_text(
+            f'[checkpoint]\npath = "{self.checkpoint}"\n'
+            f'[data]\ntrain = "{self.train}"\ngate = "{self.gate}"\n'
+            f"calibration_utterances = 12\n{extra}"
+        )
+        return path
+
+
+@pytest.fixture(scope="session")
+def workplace(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """Experiment, 16 training and 40 gate utterances."""
+    root = tmp_path_factory.mktemp("workplace")
+    _load(repo / "examples/random_experiment.py").write_experiment(
+        root / "checkpoint", blocks=2, width=32, heads=4, feed_forward=64, decoder_blocks=1,
+        kernel=7, symbols=list("开关灯空调音乐天气一二三四五六七八"), seed=5,
+    )  # fmt: skip
+    train = [_noise(root / "audio", f"train{i}", seed=i) for i in range(16)]
+    gate = [_noise(root / "audio", f"gate{i}", seed=100 + i) for i in range(40)]
+    _balance_outputs(root / "checkpoint", [path for _, path in train])
+    recognizer = from_checkpoint(read_checkpoint(root / "checkpoint"))
+    for name, items in (("train", train), ("gate", gate)):
+        lines = []
+        for utt, path in items:
+            samples, _ = soundfile.read(path, dtype="float32")
+            text = recognizer.text(recognizer.model.log_probs([recognizer.fbank(samples)])[0])
+            line = {"utt": utt, "audio": str(path), "duration": len(samples) / 16000}
+            # What training needs fits the frames; what the gate needs is what FP32 hears.
+            line |= {"text": text[:3] if name == "train" else text, "speaker": utt}
+            lines.append(json.dumps(line, ensure_ascii=False))
+        (root / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return Workplace(
+        checkpoint=root / "checkpoint", train=root / "train.jsonl", gate=root / "gate.jsonl"
+    )
+
+
+def _load(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _noise(folder: Path, utt: str, *, seed: int) -> tuple[str, Path]:
+    """Noise whose colour and level change every 80 ms, 1 to 2 s, as FLAC."""
+    rng = np.random.default_rng(seed)
+    pieces = []
+    for _ in range(int(rng.integers(12, 25))):
+        white = rng.standard_normal(1280 + 31)
+        kernel = rng.standard_normal(32) * np.exp(-np.arange(32) / rng.uniform(2, 12))
+        coloured = np.convolve(white, kernel, "valid")
+        pieces.append(coloured / np.abs(coloured).max() * rng.uniform(0.02, 0.5))
+    folder.mkdir(exist_ok=True)
+    soundfile.write(folder / f"{utt}.flac", np.concatenate(pieces), 16000, subtype="PCM_16")
+    return utt, folder / f"{utt}.flac"
+
+
+def _balance_outputs(root: Path, audio: list[Path]) -> None:
+    """Centre and widen the logits, or a random network emits one symbol for everything."""
+    checkpoint = read_checkpoint(root)
+    network = build_network(checkpoint)
+    outputs: list[np.ndarray] = []
+    hook = network.encoder.register_forward_post_hook(
+        lambda layer, inputs, output: outputs.append(output[0].numpy()[0])
+    )
+    fbank = Fbank(checkpoint.features)
+    for path in audio:
+        samples, _ = soundfile.read(path, dtype="float32")
+        PaddleAcousticModel(network).log_probs([fbank(samples)])
+    hook.remove()
+    hidden = np.concatenate(outputs)
+    weights = dict(read_weights(checkpoint.weights_path))
+    # Singular vectors of what varies: directions that tell frames apart, not the common part.
+    _, _, directions = np.linalg.svd(hidden - hidden.mean(0), full_matrices=False)
+    mixing = np.random.default_rng(0).standard_normal((8, len(checkpoint.vocabulary)))
+    matrix = (directions[:8].T @ mixing).astype(np.float32)
+    matrix *= 4.0 / (hidden @ matrix).std()
+    weights["ctc.ctc_lo.weight"] = matrix
+    weights["ctc.ctc_lo.bias"] = -(hidden @ matrix).mean(0)
+    write_weights(checkpoint.weights_path, weights)
