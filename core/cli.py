@@ -7,6 +7,7 @@ failed. Results go to stdout, everything else to stderr; ``--json`` prints one o
 from __future__ import annotations
 
 import dataclasses
+import functools
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -161,6 +162,7 @@ def evaluate(
     config: Config = None,
     weights: Weights = None,
     threads: Threads = 1,
+    processes: Annotated[int, typer.Option(min=1, help="processes to spread it over")] = 1,
     worst: Annotated[int, typer.Option(min=0, help="worst utterances to show")] = 5,
     json: Json = False,
     quiet: Quiet = False,
@@ -171,8 +173,16 @@ def evaluate(
     from asrcompress.recognizer import open_recognizer
 
     utterances = load_manifest(manifest)
-    recognizer = open_recognizer(model, config=config, weights=weights, threads=threads)
-    result = evaluation.evaluate(recognizer, utterances, console=Console(quiet=quiet or json))
+    opener = functools.partial(
+        open_recognizer, model, config=config, weights=weights, threads=threads
+    )
+    console = Console(quiet=quiet or json)
+    if processes == 1:
+        result = evaluation.evaluate(opener(), utterances, console=console)
+    else:
+        result = evaluation.evaluate_in_processes(
+            opener, utterances, processes=processes, console=console
+        )
     render.show(result.to_json(), render.evaluation(result, worst=worst), json=json)
 
 

@@ -122,7 +122,7 @@ def _paddle(versions: Versions) -> Fact:
     if {"paddlepaddle", "paddlepaddle-gpu"} <= versions.keys():
         return Fact(
             group="compress", name="paddlepaddle", value="both CPU and GPU builds", verdict=FAIL,
-            cure="pip uninstall paddlepaddle; pip install --force-reinstall paddlepaddle-gpu==2.6.2",
+            cure="pip uninstall paddlepaddle, then pip install --force-reinstall paddlepaddle-gpu",
         )  # fmt: skip
     return _paired(name, versions)
 

@@ -18,7 +18,7 @@ from asrcompress.audio import read_audio
 from asrcompress.bundle import read_bundle
 from asrcompress.bundle_manifest import MANIFEST_NAME
 from asrcompress.checkpoint import Checkpoint, read_checkpoint
-from asrcompress.errors import BadBundle, BadRun
+from asrcompress.errors import BadAudio, BadBundle, BadRun
 from asrcompress.features import FeatureSpec
 from asrcompress.files import sha256_file
 from asrcompress.manifest import Utterance
@@ -44,6 +44,7 @@ class Recognizer:
     Attributes:
         name: for reports.
         backend: ``paddle`` or ``onnxruntime``.
+        max_frames: most feature frames that the network takes; None where nothing says so.
     """
 
     name: str
@@ -51,6 +52,22 @@ class Recognizer:
     model: AcousticModel
     fbank: Fbank
     vocabulary: Vocabulary
+    max_frames: int | None = None
+
+    def check_length(self, n_samples: int) -> None:
+        """Refuse audio that is longer than the network takes.
+
+        Raises:
+            BadAudio: too long.
+        """
+        spec = self.fbank.spec
+        if self.max_frames is not None and spec.n_frames(n_samples) > self.max_frames:
+            most = self.max_frames * spec.frame_shift_ms / 1000
+            raise BadAudio(
+                f"too long, got {n_samples / spec.sample_rate_hz:.1f} s, "
+                f"expected at most {most:.1f} s",
+                hint="split it at pauses, or export with a larger export.max_seconds",
+            )
 
     def features(self, utterance: Utterance) -> np.ndarray:
         """Features of an utterance, float32 (frames, mels).
@@ -84,7 +101,13 @@ def from_checkpoint(checkpoint: Checkpoint, *, device: str = "cpu") -> Recognize
 
 
 def from_onnx(
-    path: Path, *, name: str, features: FeatureSpec, vocabulary: Vocabulary, threads: int = 1
+    path: Path,
+    *,
+    name: str,
+    features: FeatureSpec,
+    vocabulary: Vocabulary,
+    threads: int = 1,
+    max_frames: int | None = None,
 ) -> Recognizer:
     """An ONNX graph in the runtime.
 
@@ -97,6 +120,7 @@ def from_onnx(
         model=OnnxAcousticModel(path, threads=threads),
         fbank=Fbank(features),
         vocabulary=vocabulary,
+        max_frames=max_frames,
     )
 
 
@@ -113,6 +137,7 @@ def from_bundle(path: Path, *, threads: int = 1) -> Recognizer:
         features=bundle.manifest.features,
         vocabulary=bundle.tokens,
         threads=threads,
+        max_frames=bundle.manifest.max_frames,
     )
 
 
@@ -133,6 +158,7 @@ def from_run(run: Run, checkpoint: Checkpoint, *, threads: int = 1) -> Recognize
         features=checkpoint.features,
         vocabulary=checkpoint.vocabulary,
         threads=threads,
+        max_frames=run.read_json("run.json").get("max_frames"),
     )
 
 

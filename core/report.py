@@ -110,8 +110,8 @@ def _share_too_small(found: Findings) -> str:
     if found.kernels.share >= least:
         return ""
     return (
-        f"Only {percent(found.kernels.share, 1)} of the multiply-accumulates run in integer kernels, "
-        f"at least {percent(least, 1)} are wanted."
+        f"Only {percent(found.kernels.share, 1)} of the multiply-accumulates run in integer "
+        f"kernels, at least {percent(least, 1)} are wanted."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -34,7 +35,8 @@ def gate_chart(verdict: GateVerdict) -> Chart | None:
         axes.axvline(allowed, color=COLOUR["ink"], lw=1.0, ls=(0, (4, 3)))
         axes.plot([low, high], [0, 0], color=COLOUR[state], lw=5, solid_capstyle="round")
         axes.plot([increase], [0], "o", color=COLOUR["card"], mec=COLOUR[state], mew=2, ms=9)
-        axes.text(allowed, 0.62, f" allowed {allowed:.2f} ", ha="right", va="center", fontsize=8.5)
+        side = "right" if allowed > (max(allowed, high) + min(low, 0.0)) / 2 else "left"
+        axes.text(allowed, 0.62, f" allowed {allowed:.2f} ", ha=side, va="center", fontsize=8.5)
         axes.set(ylim=(-0.8, 0.9), yticks=[], xlabel=f"change of the CER, {unit}")
         axes.set_xlim(min(low, 0.0) - 0.12 * span, max(allowed, high) + 0.12 * span)
         axes.grid(axis="y", visible=False)
@@ -112,7 +114,7 @@ def _dots(
     rows: Sequence[_Row], *, name: str, labels: Sequence[str], positions: Sequence[float]
 ) -> Any:
     """Dots with intervals; `labels` are spread evenly over `positions`."""
-    with drawing(0.62 + 0.3 * len(rows)) as (figure, axes):
+    with drawing(0.62 + 0.26 * len(rows)) as (figure, axes):
         for row, y in zip(rows, positions, strict=True):
             value, low, high = row.values
             axes.plot([low, high], [y, y], color=COLOUR[row.role], lw=3, solid_capstyle="round")
@@ -226,7 +228,7 @@ def training_chart(metrics: Sequence[Metric]) -> Chart:
             axes.plot(steps, values, color=COLOUR[role], lw=0.6, alpha=0.22)
             width = 1.9 if name == "total" else 1.3
             axes.plot(steps, _smooth(values), color=COLOUR[role], lw=width, label=name)
-        for previous, item in zip(metrics, metrics[1:], strict=False):
+        for previous, item in itertools.pairwise(metrics):
             if item.epoch != previous.epoch:
                 axes.axvline(item.step, color=COLOUR["muted"], lw=0.8, ls=(0, (2, 3)))
         _limit(axes, metrics)

@@ -80,7 +80,9 @@ def _buckets(found: Findings) -> list[tuple[str, ...]]:
                 item.label,
                 str(item.utterances),
                 *("–" if rate is None else percent(float(rate), 2) for rate in rates),
-                "–" if item.increase is None else f"{100 * float(item.increase):+.2f}",
+                "–"
+                if item.increase is None
+                else f"{100 * float(item.increase):+.2f}".replace("-", "−"),
                 *(
                     f"{getattr(old, kind)} → {getattr(new, kind)}"
                     for kind in ("substitutions", "deletions", "insertions")

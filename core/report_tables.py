@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from asrcompress.histogram import Histogram
 from asrcompress.ranges import ActivationRange, Ranges
+from asrcompress.report_data import percent
 from asrcompress.report_svg import sparkline
 from asrcompress.sqnr import EdgeNoise, LayerNoise, NoiseReport
 
@@ -59,7 +60,7 @@ def heat(db: float | None) -> Heat:
     """A value in dB with its class."""
     if db is None:
         return Heat(text="–", level=None)
-    return Heat(text=f"{db:.0f}", level=sum(db >= low for low in HEAT_DB))
+    return Heat(text=str(math.floor(db)), level=sum(db >= low for low in HEAT_DB))
 
 
 def heat_table(title: str, values: Mapping[str, float | None]) -> HeatTable:
@@ -127,15 +128,20 @@ def _order(item: EdgeNoise | None) -> float:
 def _edge_row(
     name: str, grid: ActivationRange, noise: EdgeNoise | None, seen: Histogram | None
 ) -> EdgeRow:
-    clipped = "–" if noise is None else ("0" if not noise.clipped else f"{noise.clipped:.3%}")
     return EdgeRow(
         name=name,
         spark=None if seen is None else _spark(grid, seen),
         range=f"{'0' if grid.unsigned else '±'}{' to ' if grid.unsigned else ''}{grid.absmax:.3g}",
         seen="–" if seen is None else f"{seen.absmax:.3g}",
-        clipped=clipped,
+        clipped="–" if noise is None else _clipped(noise.clipped),
         noise=heat(None if noise is None else noise.db),
     )
+
+
+def _clipped(share: float) -> str:
+    if 0.0 < share < 1e-5:
+        return "under 0.001 %"
+    return percent(share, 3) if share else "0"
 
 
 def _spark(grid: ActivationRange, seen: Histogram) -> Markup:

@@ -248,3 +248,16 @@ def test_parity_fails_on_a_wrong_graph() -> None:
     with pytest.raises(ParityFailed, match=r"0\.900 of the frames agree"):
         check_parity(replace(good, steps=(step,)))
     assert CerGateFailed.exit_code == 4
+
+
+def test_several_processes_measure_the_same_cer(
+    inside: Path, workplace: Any, tmp_path: Path
+) -> None:
+    reports = []
+    for processes in (1, 2):
+        result = run(
+            "evaluate", only_run(inside), "--manifest", workplace.gate, "--json",
+            "--processes", str(processes),
+        )  # fmt: skip
+        reports.append(json.loads(result.stdout)["cer"])
+    assert reports[0] == reports[1]
