@@ -33,7 +33,9 @@ $(STAMP): requirements-lock.txt pyproject.toml
 		echo "no Python 3.10 or 3.11 with venv found; name one: make PYTHON=/path/to/python3.11" >&2; \
 		exit 2; fi
 	"$(PYTHON)" -m venv $(VENV)
-	$(PIP) install -r requirements-lock.txt
+	@# Python 3.10's own pip builds old source packages in a way that some no longer stand.
+	$(PIP) install --upgrade --constraint requirements-lock.txt pip setuptools
+	$(PIP) install --requirement requirements-lock.txt
 	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 
@@ -68,6 +70,7 @@ demo: $(STAMP)  ## evaluate, quantize, gate, export, verify, bench and transcrib
 	$(BIN)/python examples/voice_commands/demo.py $(ARGS)
 
 lock: $(STAMP)  ## resolve requirements-lock.txt again (needs uv)
+	@mkdir -p build
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 \
 		--no-header --no-annotate --output-file build/lock.txt --upgrade
 	{ sed -n 1p requirements-lock.txt; cat build/lock.txt; } > build/lock.new

@@ -31,12 +31,14 @@ class Batch:
         lengths: int64 (batch,), valid frames.
         tokens: int64 (batch, labels), -1 behind each transcript.
         token_lengths: int64 (batch,).
+        weight: this worker's share of the utterances of the batch, 1 where there is one worker.
     """
 
     features: np.ndarray
     lengths: np.ndarray
     tokens: np.ndarray
     token_lengths: np.ndarray
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,16 +131,28 @@ class TrainingSet:
         rng.shuffle(groups)
         return groups
 
-    def batches(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
-        """Batches of an epoch, from number `first` on."""
+    def batches(
+        self, epoch: int, *, first: int = 0, share: Callable[[list[int]], list[int]] = list
+    ) -> Iterator[Batch | None]:
+        """Batches of an epoch, from number `first` on.
+
+        Args:
+            share: picks this worker's utterances out of a batch's.
+        Yields:
+            None where this worker has no share of a batch.
+        """
         for number, group in enumerate(self.groups(epoch)):
             if number >= first:
-                yield self._batch(group, np.random.default_rng((self._seed, epoch, number)))
+                picked = share(group)
+                weight = len(picked) / len(group)
+                seed = (self._seed, epoch, number)
+                yield self._batch(picked, seed, weight) if picked else None
 
-    def _batch(self, group: list[int], rng: np.random.Generator) -> Batch:
+    def _batch(self, group: list[int], seed: tuple[int, ...], weight: float) -> Batch:
         features, tokens = [], []
         for index in group:
             utterance, labels, _ = self._items[index]
+            rng = np.random.default_rng((*seed, index))  # whichever worker it falls to
             features.append(self._mask(self._load_features(utterance), rng))
             tokens.append(labels)
         lengths = np.array([len(item) for item in features], np.int64)
@@ -149,7 +163,11 @@ class TrainingSet:
             padded[row, : len(item)] = item
             labels_padded[row, : len(labels)] = labels
         return Batch(
-            features=padded, lengths=lengths, tokens=labels_padded, token_lengths=token_lengths
+            features=padded,
+            lengths=lengths,
+            tokens=labels_padded,
+            token_lengths=token_lengths,
+            weight=weight,
         )
 
     def _mask(self, features: np.ndarray, rng: np.random.Generator) -> np.ndarray:

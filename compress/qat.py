@@ -14,6 +14,7 @@ from asrcompress.compress.batches import TrainingSet
 from asrcompress.compress.quantized_network import QuantizedNetwork
 from asrcompress.compress.scalars import Scalars, scalar_log
 from asrcompress.compress.trainer import Trainer
+from asrcompress.compress.workers import Workers
 from asrcompress.console import Console
 from asrcompress.files import temporary_beside
 from asrcompress.histogram import Histogram, write_histograms
@@ -38,26 +39,33 @@ def train_quantized(
     train: Sequence[Utterance],
     load_features: Callable[[Utterance], np.ndarray],
     console: Console,
+    workers: Workers | None = None,
 ) -> QuantizedNetwork:
     """Quantize the checkpoint's network and train it; goes on from the run's state.
 
     Args:
         load_features: gives float32 (frames, mels), CMVN applied.
+        workers: the processes that train together; all call this, the first one writes.
     Returns:
         the trained network in evaluation mode.
     Raises:
         CalibrationFailed, TrainingFailed, BadManifest: with what stopped it.
     """
+    workers = workers or Workers()
     network = build_network(checkpoint, device=recipe.training.device)
     quantized = QuantizedNetwork(network, recipe.quantization)
+    if not workers.leads:
+        workers.wait()  # until the first worker has calibrated
     if run.has(_CALIBRATED):
         quantized.restore(read_ranges(run.path / _CALIBRATED))
     else:
         histograms = _calibrate(quantized, calibration, load_features, console)
         write_histograms(run.path / "histograms.json", histograms)
         write_ranges(run.path / _CALIBRATED, quantized.ranges())
+    if workers.leads:
+        workers.wait()
     if recipe.training.epochs:
-        _train(run, recipe, checkpoint, quantized, train, load_features, console)
+        _train(run, recipe, checkpoint, quantized, train, load_features, console, workers)
     return quantized
 
 
@@ -100,6 +108,7 @@ def _train(
     utterances: Sequence[Utterance],
     load_features: Callable[[Utterance], np.ndarray],
     console: Console,
+    workers: Workers,
 ) -> None:
     settings = recipe.training
     masks = checkpoint.spec_augment if checkpoint.spec_augment != SpecAugment() else _DEFAULT_MASKS
@@ -114,17 +123,28 @@ def _train(
         spec_augment=masks if settings.spec_augment else None,
         seed=settings.seed,
     )
-    if str(data.skipped):
+    if str(data.skipped) and workers.leads:
         console.warn(f"training manifest: left out {data.skipped}")
     teacher = build_network(checkpoint, device=settings.device) if settings.distillation else None
-    trainer = Trainer(quantized, teacher, settings, data)
+    trainer = Trainer(quantized, teacher, settings, data, workers)
     if run.state.is_file():
         trainer.restore(import_paddle().load(str(run.state)))
         console.say(f"resuming after step {trainer.progress.step}")
+    if not workers.leads:
+        _follow(trainer, settings.epochs)
+        return
+    run.truncate_metrics(trainer.progress.step)
     with scalar_log(run.path / "visualdl") as scalars:
         while trainer.progress.epoch < settings.epochs:
             _epoch(run, trainer, settings, scalars, console)
             _save_state(run, trainer)
+
+
+def _follow(trainer: Trainer, epochs: int) -> None:
+    """Take part in every step; the first worker keeps the books."""
+    while trainer.progress.epoch < epochs:
+        for _ in trainer.steps():
+            pass
 
 
 def _epoch(

@@ -45,7 +45,7 @@ class ActivationQuanter(BaseQuanter):
         super().__init__()
         self.edge, self.unsigned = edge, unsigned
         self._observer: Observer | None = observer
-        self._update, self._momentum = update, momentum
+        self.update, self._momentum = update, momentum
         self._low, self._high = (0.0, 255.0) if unsigned else (-128.0, 127.0)
         self._steps = 255.0 if unsigned else 127.0
         self.absmax = self.create_parameter(
@@ -81,7 +81,7 @@ class ActivationQuanter(BaseQuanter):
         if self._observer is not None:
             self._observer.observe(self._representable(x))
             return x
-        if self.training and self._update == "moving_average":
+        if self.training and self.update == "moving_average":
             batch = self._representable(x).detach().abs().max().reshape([1])
             self.absmax.set_value(self._momentum * self.absmax + (1 - self._momentum) * batch)
         scale = self._positive() / self._steps

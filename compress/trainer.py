@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
+
+import numpy as np
 
 from asrcompress.compress.batches import Batch, TrainingSet
 from asrcompress.compress.quantized_network import QuantizedNetwork
+from asrcompress.compress.workers import Workers
 from asrcompress.errors import TrainingFailed
 from asrcompress.paddle_imports import import_paddle
 from asrcompress.recipe import Training
@@ -62,6 +65,7 @@ class Trainer:
         teacher: the FP32 network, or None where there is no distillation.
         settings: checked.
         data: what to train on.
+        workers: the processes that train together; None for this one alone.
     """
 
     def __init__(
@@ -70,26 +74,36 @@ class Trainer:
         teacher: Any | None,
         settings: Training,
         data: TrainingSet,
+        workers: Workers | None = None,
     ) -> None:
         self._network, self._teacher = quantized.network, teacher
         self._settings, self._data = settings, data
+        self._workers = workers or Workers()
         self.progress = Progress()
         per_epoch = (
             math.ceil(len(data.groups(epoch)) / settings.accumulate)
             for epoch in range(settings.epochs)
         )
         self.total_steps = max(1, sum(per_epoch))
-        trained = [p for p in self._network.parameters() if not p.stop_gradient]
+        self._trained = [p for p in self._network.parameters() if not p.stop_gradient]
         ranges = {q.absmax.name for q in quantized.edges.values()}
+        self._averaged_ranges = [
+            q.absmax for q in quantized.edges.values() if q.update == "moving_average"
+        ]
         self._schedule = paddle.optimizer.lr.LambdaDecay(1.0, self._learning_rate)
         self._optimizer = paddle.optimizer.AdamW(
             self._schedule,
-            parameters=trained,
+            parameters=self._trained,
             weight_decay=settings.weight_decay,
             grad_clip=paddle.nn.ClipGradByGlobalNorm(settings.gradient_clip),
             # Decay would pull ranges towards zero and norms' gains with them.
             apply_decay_param_fun=lambda name: name not in ranges,
         )
+
+        on_gpu = settings.device.startswith("gpu")
+        # bfloat16 has float32's exponent and needs no loss scaling; CPUs know nothing else.
+        self._amp_dtype = "float16" if on_gpu else "bfloat16"
+        self._scaler = paddle.amp.GradScaler(enable=settings.amp and on_gpu)
 
     def steps(self) -> Iterator[Step]:
         """Train to the end of the present epoch, from where `progress` stands.
@@ -103,35 +117,28 @@ class Trainer:
         epoch, accumulate = self.progress.epoch, self._settings.accumulate
         first, step = self.progress.batch, self.progress.step
         count = len(self._data.groups(epoch))
-        for number, batch in enumerate(self._data.batches(epoch, first=first), start=first):
+        share = self._workers.share
+        batches = self._data.batches(epoch, first=first, share=share)
+        for number, batch in enumerate(batches, start=first):
             # Dropout must not depend on what ran before, or a resumed run would differ.
-            paddle.seed((self._settings.seed * 1_000_003 + epoch * 100_003 + number) % 2**31)
-            losses, total = self._losses(batch)
+            key = (self._settings.seed, epoch, number, self._workers.rank)
+            paddle.seed(int(np.random.default_rng(key).integers(2**31)))
+            losses = self._backward(batch, accumulate)
             if not math.isfinite(losses.total):
                 raise TrainingFailed(
                     f"epoch {epoch}, batch {number}: loss is {losses.total}",
                     hint="lower training.learning_rate",
                 )
-            (total / accumulate).backward()
-            if (number + 1) % accumulate == 0 or number + 1 == count:
+            last = number + 1 == count
+            if (number + 1) % accumulate == 0 or last:
                 rate = float(self._schedule())
-                self._optimizer.step()
-                self._optimizer.clear_grad()
-                self._schedule.step()
+                self._update()
                 step += 1
-                last = number + 1 == count
-                self.progress = (
-                    Progress(epoch=epoch + 1, batch=0, step=step)
-                    if last
-                    else Progress(epoch=epoch, batch=number + 1, step=step)
+                self.progress = Progress(
+                    epoch=epoch + last, batch=0 if last else number + 1, step=step
                 )
-                yield Step(
-                    number=step,
-                    epoch=epoch,
-                    done=(number + 1) / count,
-                    learning_rate=rate,
-                    losses=losses,
-                )
+                done = (number + 1) / count
+                yield Step(number=step, epoch=epoch, done=done, learning_rate=rate, losses=losses)
         self._network.eval()
 
     def state(self) -> dict[str, Any]:
@@ -157,6 +164,35 @@ class Trainer:
             return peak * (step + 1) / warmup
         done = (step - warmup) / max(1, self.total_steps - warmup)
         return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+    def _backward(self, batch: Batch | None, accumulate: int) -> Losses:
+        """Gradients of this worker's share; the losses of the whole batch."""
+        names = [item.name for item in fields(Losses)]
+        values: list[float | None] = [0.0] * len(names)
+        if batch is not None:
+            with paddle.amp.auto_cast(enable=self._settings.amp, dtype=self._amp_dtype):
+                losses, total = self._losses(batch)
+            self._scaler.scale(total * (batch.weight / accumulate)).backward()
+            values = [getattr(losses, name) for name in names]
+        weight = 0.0 if batch is None else batch.weight
+        summed = self._workers.totals([weight * (value or 0.0) for value in values])
+        absent = {"attention": self._network.ctc_weight == 1.0, "distillation": not self._teacher}
+        return Losses(
+            **{
+                name: None if absent.get(name) else value
+                for name, value in zip(names, summed, strict=True)
+            }  # type: ignore[arg-type]
+        )
+
+    def _update(self) -> None:
+        """One optimizer step with the gradients of all workers."""
+        self._workers.sum_gradients(self._trained)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.clear_grad()
+        self._schedule.step()
+        # Each worker's moving averages saw its own share only; learned ranges have a gradient.
+        self._workers.average(self._averaged_ranges)
 
     def _losses(self, batch: Batch) -> tuple[Losses, Any]:
         """The hybrid loss of U2 (arXiv:2012.05481) and the imitation of the teacher."""

@@ -248,6 +248,8 @@ def _compress(
     path = require_checkpoint(recipe)
     checkpoint = read_checkpoint(path, config=source.config, weights=source.weights)
     outcome = compress(kind, recipe, checkpoint, Console(quiet=quiet or json))
+    if outcome is None:  # one of several training processes, and not the one that reports
+        return
     render.show(outcome.to_json(), render.outcome(outcome), json=json)
     if outcome.failure is not None:
         raise outcome.failure

@@ -19,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+_LONGEST_TITLE = 28  # of 80 columns: the rest is for counts and times
 Advance = Callable[[int, int], None]
 """Called with what is done and the total."""
 
@@ -58,7 +59,8 @@ class Console:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=self._rich, transient=True) as bars:
-            task = bars.add_task(title, total=None)
+            shown = title if len(title) <= _LONGEST_TITLE else f"{title[: _LONGEST_TITLE - 1]}…"
+            task = bars.add_task(shown, total=None)
             yield lambda done, total: bars.update(task, completed=done, total=total)
 
     def status(self, title: str) -> AbstractContextManager[object]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asrcompress import strict_json
 from asrcompress.batch_norm import fold_batch_norm
@@ -32,6 +32,9 @@ from asrcompress.recognizer import Recognizer, from_checkpoint, from_run
 from asrcompress.report import write_report
 from asrcompress.run import FAILED, PASSED, Run, open_run
 from asrcompress.weights import write_weights
+
+if TYPE_CHECKING:
+    from asrcompress.compress.workers import Workers
 
 PARITY_UTTERANCES = 20
 NOISE_UTTERANCES = 8
@@ -72,25 +75,36 @@ class Outcome:
         }
 
 
-def compress(kind: str, recipe: Recipe, checkpoint: Checkpoint, console: Console) -> Outcome:
+def compress(kind: str, recipe: Recipe, checkpoint: Checkpoint, console: Console) -> Outcome | None:
     """Run every stage that is not done yet.
+
+    Under ``paddle.distributed.launch`` all processes train, and the first does everything else.
 
     Args:
         kind: ``qat`` or ``ptq``; names the run.
         recipe: checked, with manifests.
     Returns:
         outcome with the verdict; a failed gate is returned, not raised, so that reports can be
-        shown first.
+        shown first. None in the processes that only trained along.
     Raises:
         AsrCompressError: anything that stops the job before a verdict.
     """
+    from asrcompress.compress.workers import join_workers
     from asrcompress.export.onnx_bundle import tool_versions
 
+    workers = join_workers()
+    if not workers.leads:
+        workers.wait()  # until the run directory is there
+        run = open_run(kind, recipe, checkpoint, tools=tool_versions())
+        speech = _load_speech(recipe, console, guard=False)
+        _train(run, recipe, checkpoint, speech, console, workers)
+        return None
     run = open_run(kind, recipe, checkpoint, tools=tool_versions())
     with run.lock():
         console.say(f"run {run.path}")
         speech = _load_speech(recipe, console)
-        _train(run, recipe, checkpoint, speech, console)
+        workers.wait()
+        _train(run, recipe, checkpoint, speech, console, workers)
         _export(run, recipe, checkpoint, console)
         share = _measure_kernels(run, recipe, console)
         _check_forms(run, checkpoint, speech, console)
@@ -100,7 +114,7 @@ def compress(kind: str, recipe: Recipe, checkpoint: Checkpoint, console: Console
         return replace(outcome, report=_report_on(run, console))
 
 
-def _load_speech(recipe: Recipe, console: Console) -> Speech:
+def _load_speech(recipe: Recipe, console: Console, *, guard: bool = True) -> Speech:
     data = recipe.data
     if data.gate is None:
         raise BadRecipe("data.gate: not set, expected a manifest", hint="--gate-manifest FILE")
@@ -116,13 +130,14 @@ def _load_speech(recipe: Recipe, console: Console) -> Speech:
         train = _spread(train, data.train_utterances)
     calibration = load_manifest(data.calibration) if data.calibration else train
     gate = load_manifest(data.gate)
-    with console.progress("leak guard") as advance:
-        check_leak(
-            [*train, *(calibration if data.calibration else [])],
-            gate,
-            allow_shared_speakers=data.allow_shared_speakers,
-            progress=lambda done, total: advance(done, total),
-        )
+    if guard:
+        with console.progress("leak guard") as advance:
+            check_leak(
+                [*train, *(calibration if data.calibration else [])],
+                gate,
+                allow_shared_speakers=data.allow_shared_speakers,
+                progress=advance,
+            )
     return Speech(
         train=tuple(train),
         calibration=tuple(_spread(calibration, data.calibration_utterances)),
@@ -138,9 +153,14 @@ def _spread(utterances: list[Utterance], count: int) -> list[Utterance]:
 
 
 def _train(
-    run: Run, recipe: Recipe, checkpoint: Checkpoint, speech: Speech, console: Console
+    run: Run,
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    speech: Speech,
+    console: Console,
+    workers: Workers,
 ) -> None:
-    """Calibrate and train; writes weights.pdparams and ranges.json."""
+    """Calibrate and train; the first worker writes weights.pdparams and ranges.json."""
     if run.has("weights.pdparams") and run.has("ranges.json"):
         return
     from asrcompress.compress.qat import train_quantized
@@ -154,7 +174,10 @@ def _train(
         train=speech.train,
         load_features=recognizer.features,
         console=console,
+        workers=workers,
     )
+    if not workers.leads:
+        return
     write_ranges(run.ranges, trained.ranges())
     write_weights(run.weights, trained.plain_state_dict())
     run.state.unlink(missing_ok=True)

@@ -26,6 +26,14 @@ else:
 
 FILE_NAME = "asrcompress.toml"
 OBSERVERS = ("min_max", "moving_average", "percentile", "mse")
+_TYPES = {
+    Path: "a path",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    tuple: "a list of texts",
+}
 RANGE_UPDATES = ("frozen", "moving_average", "learned")
 
 
@@ -108,6 +116,7 @@ class Training:
     spec_augment: bool = setting(True, "mask features as the checkpoint's preprocess.yaml says")
     seed: int = setting(0, "seed of data order, dropout and masks", low=0, high=2**31 - 1)
     device: str = setting("cpu", "cpu, or gpu:N")
+    amp: bool = setting(False, "automatic mixed precision: float16 on a GPU, bfloat16 on a CPU")
     save_every_s: float = setting(120.0, "seconds between saves of the training state", low=0.0)
 
 
@@ -317,6 +326,6 @@ def _convert(name: str, value: Any, wanted: Any, *, folder: Path, problems: list
     is_list = isinstance(value, list) and all(isinstance(item, str) for item in value)
     if typing.get_origin(wanted) is tuple and is_list:
         return tuple(value)
-    label = getattr(wanted, "__name__", str(wanted))
+    label = _TYPES[typing.get_origin(wanted) or wanted]
     problems.append(f"{name} is {value!r}, expected {label}")
     return None

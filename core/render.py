@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import rich.console
@@ -25,10 +26,11 @@ def show(data: dict[str, Any], rendered: RenderableType, *, json: bool) -> None:
     """Print one JSON object, or what a person reads."""
     if json:
         print(json_module.dumps(data, ensure_ascii=False, indent=1, default=str))
+    elif isinstance(rendered, str):
+        print(rendered)  # as it is: rich would expand tabs
     else:
         # What is printed are names and transcripts: "[noise]" and ":car:" mean themselves.
-        console = rich.console.Console(highlight=False, markup=False, emoji=False)
-        console.print(rendered, soft_wrap=isinstance(rendered, str))
+        rich.console.Console(highlight=False, markup=False, emoji=False).print(rendered)
 
 
 def evaluation(result: Evaluation, *, worst: int) -> RenderableType:
@@ -82,15 +84,23 @@ def bundle(item: Bundle) -> RenderableType:
     table.add_row("size", megabytes(item.size_bytes))
     if manifest.integer_share is not None:
         table.add_row("integer kernels", f"{manifest.integer_share:.1%} of the MACs")
-    quality = manifest.quality or {}
     for side in ("before", "after"):
-        if f"cer_{side}" in quality:
-            low, high = quality[f"cer_{side}_interval_95"]
-            table.add_row(
-                f"CER {side}", f"{quality[f'cer_{side}']:.2%} (95 %: {low:.2%} to {high:.2%})"
-            )
+        if cer := _promised(manifest.quality or {}, side):
+            table.add_row(f"CER {side}", cer)
     table.add_row("sha256", manifest.bundle_sha256[:16] + "…")
     return table
+
+
+def _promised(quality: Mapping[str, Any], side: str) -> str:
+    """The CER that a bundle states, as far as it does: ``bundle.json`` is anybody's to write."""
+    cer, interval = (quality.get(f"cer_{side}{what}") for what in ("", "_interval_95"))
+    if not isinstance(cer, int | float):
+        return ""
+    if not (isinstance(interval, list | tuple) and len(interval) == 2):
+        return f"{cer:.2%}"
+    if not all(isinstance(end, int | float) for end in interval):
+        return f"{cer:.2%}"
+    return f"{cer:.2%} (95 %: {interval[0]:.2%} to {interval[1]:.2%})"
 
 
 def comparison(result: Comparison) -> RenderableType:

@@ -137,6 +137,16 @@ class Run:
         """Add a line to metrics.jsonl."""
         self._append("metrics.jsonl", json.dumps(values))
 
+    def truncate_metrics(self, step: int) -> None:
+        """Forget the steps after `step`, which a resumed run is about to repeat."""
+        path = self.path / "metrics.jsonl"
+        if path.is_file():
+            lines = path.read_text(encoding="utf-8").splitlines()
+            # The last line of a killed process may be half a line.
+            kept = [line for line in lines if line.endswith("}")]
+            kept = [line for line in kept if json.loads(line)["step"] <= step]
+            write_atomically(path, "".join(f"{line}\n" for line in kept))
+
     def log(self, message: str) -> None:
         """Add a line with the time to log.txt."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")

@@ -1,9 +1,9 @@
 """Write a PaddleSpeech U2 Conformer experiment with random weights, to try the tool on any shape.
 
-    python examples/random_experiment.py /tmp/aishell-shape --blocks 12 --width 256 --vocabulary 4233
+    python examples/random_experiment.py aishell-shape --blocks 12 --width 256 --vocabulary 4233
 
-Sizes and speed do not depend on the weights; accuracy cannot be judged with them. The layout is that
-of PaddleSpeech's examples/aishell/asr1.
+Sizes and speed do not depend on the weights; accuracy cannot be judged with them. The layout is
+that of PaddleSpeech's examples/aishell/asr1.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ def write_experiment(
     symbols: list[str] | None = None,
     vocabulary: int = 4233,
     norm: str = "batch_norm",
+    dropout: float = 0.1,
     seed: int = 0,
 ) -> Path:
     """Write the experiment into `folder` and return it.
@@ -58,7 +59,12 @@ def write_experiment(
     fbank = {"type": "fbank_kaldi", "fs": 16000, "n_mels": 80, "n_shift": 160, "win_length": 400}
     cmvn = {"type": "cmvn_json", "cmvn_path": "data/mean_std.json"}
     _write_yaml(folder / "conf/preprocess.yaml", {"process": [{**fbank, "dither": 0.1}, cmvn]})
-    attention = {"attention_heads": heads, "linear_units": feed_forward}
+    attention = {
+        "attention_heads": heads,
+        "linear_units": feed_forward,
+        "dropout_rate": dropout,
+        "positional_dropout_rate": dropout,
+    }
     settings = {
         "encoder": "conformer",
         "encoder_conf": {

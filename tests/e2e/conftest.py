@@ -48,7 +48,7 @@ def workplace(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Workplace
     root = tmp_path_factory.mktemp("workplace")
     _load(repo / "examples/random_experiment.py").write_experiment(
         root / "checkpoint", blocks=2, width=32, heads=4, feed_forward=64, decoder_blocks=1,
-        kernel=7, symbols=list("开关灯空调音乐天气一二三四五六七八"), seed=5,
+        kernel=7, symbols=list("开关灯空调音乐天气一二三四五六七八"), dropout=0.0, seed=5,
     )  # fmt: skip
     train = [_noise(root / "audio", f"train{i}", seed=i) for i in range(16)]
     gate = [_noise(root / "audio", f"gate{i}", seed=100 + i) for i in range(40)]

@@ -26,10 +26,10 @@ from asrcompress.weights import write_weights
 HOSTILE = (
     "<script>window.broken = 1</script>",
     "<img src=x onerror='window.broken = 1'>",
-    "{{ 7 * 7 }}{% raw %}",
+    "{{ 7 * 7 }}{% raw %} with some more text",
     "</style></svg></title>--><b>",
-    "\x1b[31mred\x00\x07",
-    "half \ud800 pair",
+    "\x1b[31mred\x00\x07 and some more text to delete",
+    "half \ud800 pair, and more of it to be deleted",
     "\u202eright to left",
     "$\\frac{1}{2}$ & 'quotes' \"too\"",
 )
@@ -115,11 +115,17 @@ def _scores(error_rate: float, *, hostile: bool) -> CerReport:
         heard = "".join("错" if chance.random() < error_rate else char for char in reference)
         scores.append(score_utterance(f"utt{index:03d}", reference, heard, duration_s=duration_s))
     if hostile:
+        worse = error_rate > 0.1
         scores += [
-            score_utterance(f"{text}{index}", text, f"{text}{'x' * round(100 * error_rate)}")
+            score_utterance(f"{text}{index}", text, _mangled(text, index) if worse else text)
             for index, text in enumerate(HOSTILE)
         ]
     return CerReport(utterances=tuple(scores))
+
+
+def _mangled(text: str, index: int) -> str:
+    """Insertions or deletions, enough of them to be among the worst."""
+    return text + "x" * 60 if index % 2 else text[:2]
 
 
 def _write_measurements(run: Run) -> None:
