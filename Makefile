@@ -21,7 +21,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip --quiet
 TEST_ENV := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest
 
-.PHONY: help setup test test-all lint types bench wheel demo lock clean
+.PHONY: help setup test test-all lint types bench wheel demo docs lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' Makefile
@@ -68,6 +68,9 @@ wheel: $(STAMP)  ## build the wheel and try it in a fresh environment with the b
 
 demo: $(STAMP)  ## evaluate, quantize, gate, export, verify, bench and transcribe on synthetic speech
 	$(BIN)/python examples/voice_commands/demo.py $(ARGS)
+
+docs: $(STAMP)  ## write docs/recipe.md from the recipe's metadata
+	$(BIN)/python docs/make_recipe_reference.py
 
 lock: $(STAMP)  ## resolve requirements-lock.txt again (needs uv)
 	@mkdir -p build

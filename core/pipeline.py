@@ -26,6 +26,7 @@ from asrcompress.gate import GateVerdict, judge
 from asrcompress.leak import check_leak
 from asrcompress.manifest import Utterance, load_manifest
 from asrcompress.network import PaddleAcousticModel, build_network, subsampling_factor
+from asrcompress.paddle_imports import import_paddle
 from asrcompress.ranges import read_ranges, write_ranges
 from asrcompress.recipe import Recipe
 from asrcompress.recognizer import Recognizer, from_checkpoint, from_run
@@ -207,15 +208,18 @@ def export_checkpoint(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Any, int]
     """FP32 ONNX graph of a checkpoint, and its feature frames per output frame."""
     from asrcompress.export.onnx_graph import export_graph
 
-    network = build_network(checkpoint)
-    fold_batch_norm(network)
-    factor = subsampling_factor(network)
-    graph = export_graph(
-        network,
-        opset=recipe.export.opset,
-        max_frames=max_frames(checkpoint, recipe) // factor,
-        n_mels=checkpoint.features.n_mels,
-    )
+    # Paddle numbers the tensors of a process; numbering anew makes the same bytes of the same
+    # checkpoint, whatever was built before.
+    with import_paddle().utils.unique_name.guard():
+        network = build_network(checkpoint)
+        fold_batch_norm(network)
+        factor = subsampling_factor(network)
+        graph = export_graph(
+            network,
+            opset=recipe.export.opset,
+            max_frames=max_frames(checkpoint, recipe) // factor,
+            n_mels=checkpoint.features.n_mels,
+        )
     return graph, factor
 
 

@@ -30,7 +30,9 @@ def show(data: dict[str, Any], rendered: RenderableType, *, json: bool) -> None:
         print(rendered)  # as it is: rich would expand tabs
     else:
         # What is printed are names and transcripts: "[noise]" and ":car:" mean themselves.
-        rich.console.Console(highlight=False, markup=False, emoji=False).print(rendered)
+        # Tables are made to fit; what is wider is a path, which is for copying.
+        console = rich.console.Console(highlight=False, markup=False, emoji=False)
+        console.print(rendered, crop=False)
 
 
 def evaluation(result: Evaluation, *, worst: int) -> RenderableType:
@@ -68,7 +70,6 @@ def outcome(result: Outcome) -> RenderableType:
     state = "PASSED" if result.failure is None else "FAILED"
     style = "bold green" if result.failure is None else "bold red"
     reason = verdict.reason if result.failure is None else str(result.failure)
-    # A path is for copying: it is never broken, whatever the width.
     paths = [Text(f"run: {run.path}", no_wrap=True, overflow="ignore")]
     if result.report is not None:
         paths.append(Text(f"report: {result.report}", no_wrap=True, overflow="ignore"))

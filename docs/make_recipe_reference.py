@@ -2,6 +2,8 @@
 
     python docs/make_recipe_reference.py            (or `make docs`)
     python docs/make_recipe_reference.py --check    exit 1 if the file is not up to date
+
+Needs the base install only.
 """
 
 from __future__ import annotations
@@ -84,7 +86,10 @@ def _section(table: str, kind: type, settings: list[dataclasses.Field[Any]]) -> 
     title = f"## [{table}]" if table else "## Outside of the tables"
     summary = (kind.__doc__ or "").partition("\n")[0]
     lines = [title, "", *([summary, ""] if table else [])]
-    lines += ["| setting | flag | type | default | allowed | meaning |", "|---|---|---|---|---|---|"]
+    lines += [
+        "| setting | flag | type | default | allowed | meaning |",
+        "|---|---|---|---|---|---|",
+    ]
     for field in settings:
         cells = (
             f"`{field.name}`",

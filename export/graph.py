@@ -43,7 +43,9 @@ class ExportedEncoder(nn.Layer):
         self.encoder, self.ctc_lo = encoder, network.ctc.ctc_lo
         positions = encoder.embed.pos_enc
         self.scale = float(positions.xscale)
-        self.register_buffer("pe", positions.pe[:, :max_frames].detach())
+        table = positions.pe[:, :max_frames].detach()
+        table.name = "positional_table"  # else Paddle's running number would be in the graph
+        self.register_buffer("pe", table)
 
     def forward(self, x: Any, x_lens: Any) -> tuple[Any, Any]:
         """CTC log-probabilities.

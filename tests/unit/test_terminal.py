@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -90,14 +91,18 @@ def test_evaluate_fits_80_columns(monkeypatch: pytest.MonkeyPatch, report: Any) 
 
 
 def test_inspect_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    anatomy = pytest.importorskip("asrcompress.compress.anatomy", exc_type=ImportError)
-    block = anatomy.Block(
+    # Stand-ins: the real ones come with Paddle.
+    block = SimpleNamespace(
         name="encoder.encoders.11", parameters=1_234_567_890, macs=123_456_789_012,
-        int8_parameters=1, int8_macs=1, shipped=True,
-        layers=("encoder.encoders.11.conv_module.pointwise_conv2",),
+        int8_macs=1, shipped=True, layers=("encoder.encoders.11.conv_module.pointwise_conv2",),
     )  # fmt: skip
-    item = anatomy.Anatomy(name=LONG, family="u2", vocabulary=4233, seconds=10.0, blocks=(block,))
-    assert max(widths(shown(render.anatomy(item, layers=True), monkeypatch))) <= 80
+    anatomy: Any = SimpleNamespace(
+        name=LONG, family="u2", vocabulary=4233, seconds=10.0, blocks=(block,),
+        fp32_bytes=10**9, int8_bytes=10**8,
+    )  # fmt: skip
+    text = shown(render.anatomy(anatomy, layers=True), monkeypatch)
+    assert max(widths(text)) <= 80
+    assert block.layers[0] in text
 
 
 def test_outcome_fits_80_columns_and_paths_stay_whole(
@@ -108,20 +113,15 @@ def test_outcome_fits_80_columns_and_paths_stay_whole(
     run = Run(path=folder)
     for model in (run.fp32_model, run.model):
         model.write_bytes(bytes(123_456))
-    outcome = _Outcome(run=run, verdict=judge(report, report, max_increase=0), report=folder / "r")
-    text = shown(render.outcome(outcome), monkeypatch)  # type: ignore[arg-type]
+    verdict = judge(report, report, max_increase=0)
+    outcome: Any = SimpleNamespace(
+        run=run, verdict=verdict, report=folder / "r", failure=None, integer_share=1.0
+    )
+    text = shown(render.outcome(outcome), monkeypatch)
     assert f"run: {folder}\n" in text  # to be copied: never broken
     assert f"report: {folder / 'r'}\n" in text
     rest = [line for line in text.splitlines() if not line.startswith(("run:", "report:"))]
     assert max(widths("\n".join(rest))) <= 80
-
-
-class _Outcome:
-    """A stand-in for the pipeline's, which needs Paddle."""
-
-    def __init__(self, **fields: Any) -> None:
-        self.failure, self.integer_share = None, 1.0
-        self.__dict__.update(fields)
 
 
 def test_doctor_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
