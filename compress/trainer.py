@@ -100,10 +100,7 @@ class Trainer:
             apply_decay_param_fun=lambda name: name not in ranges,
         )
 
-        on_gpu = settings.device.startswith("gpu")
-        # bfloat16 has float32's exponent and needs no loss scaling; CPUs know nothing else.
-        self._amp_dtype = "float16" if on_gpu else "bfloat16"
-        self._scaler = paddle.amp.GradScaler(enable=settings.amp and on_gpu)
+        self._scaler = paddle.amp.GradScaler(enable=settings.amp)
 
     def steps(self) -> Iterator[Step]:
         """Train to the end of the present epoch, from where `progress` stands.
@@ -170,7 +167,7 @@ class Trainer:
         names = [item.name for item in fields(Losses)]
         values: list[float | None] = [0.0] * len(names)
         if batch is not None:
-            with paddle.amp.auto_cast(enable=self._settings.amp, dtype=self._amp_dtype):
+            with paddle.amp.auto_cast(enable=self._settings.amp):
                 losses, total = self._losses(batch)
             self._scaler.scale(total * (batch.weight / accumulate)).backward()
             values = [getattr(losses, name) for name in names]

@@ -34,6 +34,10 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise refused(error, str(path), "written") from error
+    except FileFailed as error:  # of a temporary file that is to become a part of `path`
+        if not isinstance(error.__cause__, OSError):
+            raise
+        raise refused(error.__cause__, str(path), "written") from error
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import numpy as np
 
 from asrcompress.checkpoint import Checkpoint
 from asrcompress.errors import BadCheckpoint
-from asrcompress.paddle_imports import import_paddle, import_u2
+from asrcompress.paddle_imports import import_paddle, import_u2, use_device
 from asrcompress.weights import read_weights
 
 SUPPORTED_FAMILIES = ("u2-conformer",)
@@ -39,6 +39,7 @@ def build_network(checkpoint: Checkpoint, *, device: str = "cpu") -> Any:
         device: ``cpu`` or ``gpu:N``; sets Paddle's current device.
     Raises:
         BadCheckpoint: a family that is not supported, or weights that do not fit the settings.
+        BadRecipe: a device that is not there.
     """
     if checkpoint.family not in SUPPORTED_FAMILIES:
         raise BadCheckpoint(
@@ -49,7 +50,7 @@ def build_network(checkpoint: Checkpoint, *, device: str = "cpu") -> Any:
     weights = read_weights(checkpoint.weights_path)
     _check_sizes(checkpoint, weights)
     network_class = import_u2()
-    import_paddle().set_device(device)
+    use_device(device)
     # U2Model pops keys out of the settings that it is given.
     settings = copy.deepcopy(dict(checkpoint.network))
     try:

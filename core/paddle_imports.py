@@ -20,7 +20,7 @@ import warnings
 from types import ModuleType
 from typing import Any
 
-from asrcompress.errors import MissingExtra
+from asrcompress.errors import BadRecipe, MissingExtra
 
 # Warnings of Paddle's chain about itself, which no user of asrcompress can act on.
 _NOISE = (
@@ -49,6 +49,28 @@ def import_paddle() -> Any:
     # Paddle announces at every to_static how it lowers the code; nobody can act on it.
     logging.getLogger("paddle").setLevel(logging.ERROR)
     return paddle
+
+
+def use_device(device: str) -> None:
+    """Make `device` Paddle's current one; among several training processes, this one's GPU.
+
+    Args:
+        device: ``cpu`` or ``gpu:N``.
+    Raises:
+        BadRecipe: Paddle was built without CUDA, or has no such GPU.
+    """
+    paddle = import_paddle()
+    if device != "cpu" and int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1:
+        # The launcher assigns the GPUs; every process gets the same --device.
+        device = f"gpu:{paddle.distributed.ParallelEnv().device_id}"
+    try:
+        paddle.set_device(device)
+    except (ValueError, RuntimeError, OSError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise BadRecipe(
+            f"training.device: {device} cannot be used, {reason}",
+            hint="--device cpu, or install a Paddle for this GPU (asrcompress doctor)",
+        ) from error
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 import types
 import typing
@@ -116,7 +117,7 @@ class Training:
     spec_augment: bool = setting(True, "mask features as the checkpoint's preprocess.yaml says")
     seed: int = setting(0, "seed of data order, dropout and masks", low=0, high=2**31 - 1)
     device: str = setting("cpu", "cpu, or gpu:N")
-    amp: bool = setting(False, "automatic mixed precision: float16 on a GPU, bfloat16 on a CPU")
+    amp: bool = setting(False, "automatic mixed precision, float16; on a GPU only")
     save_every_s: float = setting(120.0, "seconds between saves of the training state", low=0.0)
 
 
@@ -163,6 +164,9 @@ class Recipe:
         device = self.training.device
         if device != "cpu" and not (device.startswith("gpu:") and device[4:].isdecimal()):
             raise BadRecipe(f"training.device: got {device!r}, expected cpu or gpu:N")
+        if self.training.amp and device == "cpu":
+            # Paddle's auto_cast does nothing on a CPU and only warns.
+            raise BadRecipe("training.amp: got true with device cpu, expected a GPU")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: tables of scalars, paths as strings, unset values left out."""
@@ -191,7 +195,8 @@ class Recipe:
 def find_recipe(start: Path) -> Path | None:
     """``asrcompress.toml`` in `start` or the nearest folder above it."""
     for folder in (start.resolve(), *start.resolve().parents):
-        if (folder / FILE_NAME).is_file():
+        # os.path, because pathlib raises where a folder may not be entered.
+        if os.path.isfile(folder / FILE_NAME):
             return folder / FILE_NAME
     return None
 

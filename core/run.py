@@ -45,6 +45,7 @@ from asrcompress.recipe import Recipe
 T = TypeVar("T")
 
 SCHEMA_VERSION = 1
+_KINDS = {dict: "an object", str: "text", int: "a whole number", float: "a number"}
 PASSED, FAILED, UNFINISHED = "passed", "failed", "unfinished"
 
 
@@ -124,7 +125,7 @@ class Run:
         if type(value) is not kind:  # not isinstance: True is an int to Python
             raise BadRun(
                 f"{self.path / name}: {'.'.join(keys)} is {str(value)[:60]}, "
-                f"expected {kind.__name__}"
+                f"expected {_KINDS[kind]}"
             )
         found: T = value
         return found

@@ -214,3 +214,22 @@ def test_a_loss_that_is_not_finite_stops_training(checkpoint: Any) -> None:
     weight.set_value(np.full(weight.shape, np.nan, np.float32))
     with pytest.raises(TrainingFailed, match="epoch 0, batch 0: loss is nan"):
         list(made.steps())
+
+
+def test_a_gpu_that_is_not_there_is_refused(checkpoint: Any) -> None:
+    from asrcompress.errors import BadRecipe
+    from asrcompress.paddle_imports import import_paddle
+
+    if import_paddle().is_compiled_with_cuda():
+        pytest.skip("this Paddle can use GPUs")
+    with pytest.raises(BadRecipe, match=r"training\.device: gpu:0 cannot be used, "):
+        build_network(checkpoint, device="gpu:0")
+
+
+def test_mixed_precision_on_a_cpu_is_refused_instead_of_ignored() -> None:
+    from asrcompress.errors import BadRecipe
+    from asrcompress.recipe import Recipe
+
+    with pytest.raises(BadRecipe, match=r"training\.amp: got true with device cpu"):
+        Recipe(training=Training(amp=True))
+    Recipe(training=Training(amp=True, device="gpu:0"))
