@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from asrcompress.errors import BadAudio
+from asrcompress.files import reading
 
 SAMPLE_RATE_HZ = 16000
 MIN_SAMPLES = 400
@@ -50,6 +51,8 @@ def read_audio(
     path = Path(path)
     if not os.path.isfile(path):  # pathlib raises where a name is too long
         raise BadAudio(f"{path}: no such file")
+    with reading(path, BadAudio), open(path, "rb"):  # libsndfile says only "System error"
+        pass
     return check_samples(_decode(path, start_s, end_s), item=str(path))
 
 

@@ -153,4 +153,4 @@ def check_file_name(name: str) -> None:
 
 
 def _refuse(key: str, seen: object, allowed: object) -> None:
-    raise BadBundle(f"{MANIFEST_NAME}: {key} is not allowed, got {seen}, expected {allowed}")
+    raise BadBundle(f"{key} is not allowed, got {seen}, expected {allowed}")

@@ -12,7 +12,7 @@ import math
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from asrcompress.errors import AsrCompressError, BadRecipe
+from asrcompress.errors import AsrCompressError, BadBundle, BadRecipe
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ def from_json(cls: type[T], tree: object, *, item: str, error: type[AsrCompressE
             raise error(f"{item}: key {name} is missing")
     try:
         return cls(**values)
-    except BadRecipe as refused:  # what dataclasses raise in __post_init__
+    except (BadRecipe, BadBundle) as refused:  # what dataclasses raise in __post_init__
         raise error(f"{item}: {refused}") from refused
 
 

@@ -16,7 +16,17 @@ from asrcompress.weights import read_weights
 
 pytestmark = [pytest.mark.paddle, pytest.mark.slow]
 
-COMMAND = ["qat", "--epochs", "2", "--batch-frames", "800", "--max-cer-increase", "1.0", "--quiet", "--no-spec-augment"]
+COMMAND = [
+    "qat",
+    "--epochs",
+    "2",
+    "--batch-frames",
+    "800",
+    "--max-cer-increase",
+    "1.0",
+    "--quiet",
+    "--no-spec-augment",
+]
 
 
 def losses(folder: Path) -> list[float]:
@@ -50,15 +60,14 @@ def test_two_processes_have_the_loss_curve_of_one(
         workplace.write_recipe(tmp_path / name)
         done = subprocess.run(
             [*launcher, *command], cwd=tmp_path / name, env=environment, capture_output=True,
-            text=True, timeout=300,
+            text=True, timeout=900,
         )  # fmt: skip
         logs = [path.read_text()[-3000:] for path in (tmp_path / "log").glob("workerlog.*")]
         assert done.returncode == 0, f"{done.stderr}\n{logs}"
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == len(two) > 2
-    # PaddleSpeech's batch of other padding is not quite the same at the ends of utterances.
-    assert np.allclose(one, two, rtol=0.03), (one, two)
+    assert np.allclose(one, two, rtol=1e-3), (one, two)
     first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
     moved = np.sqrt(sum(float(((first[n] - second[n]) ** 2).sum()) for n in first))
     size = np.sqrt(sum(float((first[n] ** 2).sum()) for n in first))
-    assert moved / size < 1e-2
+    assert moved / size < 1e-3

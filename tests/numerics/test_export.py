@@ -1,4 +1,4 @@
-"""Export fidelity: PaddleSpeech's own forward against the graph, and INT8 against the simulation."""
+"""Export fidelity: PaddleSpeech's own forward against the graph, INT8 against the simulation."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def _ranges(weight: np.ndarray, axis: int) -> Ranges:
     return Ranges(activations={"a:input": ActivationRange(absmax=1.0)}, weights=(item,))
 
 
-@pytest.mark.parametrize(("shape", "axis"), [((64, 32), 1), ((32, 8, 3), 0), ((16, 1, 3, 3), 0)])
+@pytest.mark.parametrize(("shape", "axis"), [((64, 32), 1), ((32, 8, 3), 0), ((16, 8, 3, 3), 0)])
 def test_a_weight_on_its_own_grid_is_exact_and_any_other_is_near_the_theory(
     shape: tuple[int, ...], axis: int
 ) -> None:
