@@ -4,9 +4,9 @@
     python finish_training.py --data work/data --checkpoint work/checkpoint --minutes 18
 
 Starts from CHECKPOINT/checkpoints/best.pdparams and replaces it whenever the CER on dev falls. The
-file stays PaddleSpeech's: conformer_torch.py has its parameter names, and before and after
-training PaddleSpeech's own forward pass (paddle_forward.py) must give the same log-probabilities.
-What is kept is the exponential moving average of the weights.
+file stays PaddleSpeech's: u2_torch.py has its parameter names, and before and after training
+PaddleSpeech's own forward pass (paddle_forward.py) must give the same log-probabilities. What is
+kept is the exponential moving average of the weights.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ import yaml
 from asrcompress.runtime.decode import greedy
 from asrcompress.tokens import Vocabulary
 from asrcompress.weights import read_weights, write_weights
-from conformer_torch import U2, from_paddle, to_paddle
 from train import Example, batches, edit_distance, mask, read_examples, warm_up_then_cosine
+from u2_torch import U2, from_paddle, to_paddle
 
+RESAMPLED_SHARE = 0.5
 STRETCH = 0.1  # in time: speed without pitch
-WARP = 0.06  # along the mel axis: length of the vocal tract
+WARP = 0.05  # along the mel axis: length of the vocal tract
 MOST_DIFFERENCE = 1e-3  # of log-probabilities, PyTorch's against PaddleSpeech's
 WARM_UP_SHARE = 0.04
 SCHEDULE_STEPS = 10_000  # the schedule goes by the clock; this is only its resolution
@@ -62,9 +63,11 @@ def resample(features: np.ndarray, n_frames: int, warp: float) -> np.ndarray:
 
 
 def augment(example: Example, rng: random.Random) -> np.ndarray:
-    """Another speed, another throat, another loudness, and SpecAugment's masks."""
-    n_frames = round(len(example.features) * rng.uniform(1 - STRETCH, 1 + STRETCH))
-    features = resample(example.features, n_frames, rng.uniform(1 - WARP, 1 + WARP))
+    """Another loudness, SpecAugment's masks, and for some another speed and another throat."""
+    features = example.features
+    if rng.random() < RESAMPLED_SHARE:
+        n_frames = round(len(features) * rng.uniform(1 - STRETCH, 1 + STRETCH))
+        features = resample(features, n_frames, rng.uniform(1 - WARP, 1 + WARP))
     return mask(features + np.float32(rng.gauss(0, 0.15)), rng)
 
 
@@ -154,12 +157,15 @@ def train(options: argparse.Namespace) -> None:
     weights = read_weights(best)
     network.load_state_dict(from_paddle(weights), strict=False)
     if set(to_paddle(network.state_dict())) != set(weights):
-        sys.exit(f"{best}: has other parameters than conformer_torch.py")
+        sys.exit(f"{best}: has other parameters than u2_torch.py")
     check_against_paddle(checkpoint, network, dev[:8])
     lowest = dev_cer(network, dev, vocabulary)
     history = [{"minutes": 0.0, "dev_cer": lowest}]
     print(f"dev CER {lowest:.4f} to begin with", flush=True)
 
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = options.dropout
     rate = warm_up_then_cosine(options.lr, round(WARM_UP_SHARE * SCHEDULE_STEPS), SCHEDULE_STEPS)
     optimizer, average = make_optimizer(network, options.weight_decay), Average(network, 0.999)
     started, progress = time.monotonic(), 0.0
@@ -204,9 +210,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of synthesize.py")
     parser.add_argument("--checkpoint", type=Path, required=True, help="train.py's --out")
     parser.add_argument("--minutes", type=float, default=18.0)
-    parser.add_argument("--batch-frames", type=int, default=3500)
+    parser.add_argument("--batch-frames", type=int, default=2000)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--weight-decay", type=float, default=1e-2)
+    parser.add_argument("--dropout", type=float, default=0.0, help="0: so short a run underfits")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bfloat16", action="store_true", help="faster where the CPU has it")

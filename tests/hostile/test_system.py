@@ -37,15 +37,69 @@ def prepare(place: Any, words: list[Any]) -> list[Any]:
 
 
 CASES: list[tuple[str, list[Any], str, int, str]] = [
-    ("init: disk full", INIT, "fsync", errno.ENOSPC, "?"),
-    ("init: quota used up", INIT, "fsync", errno.EDQUOT, "?"),
-    ("init: a disk that fails", INIT, "fsync", errno.EIO, "?"),
-    ("init: read-only", INIT, "replace", errno.EROFS, "?"),
-    ("init: no permission", INIT, "replace", errno.EACCES, "?"),
-    ("export: disk full", EXPORT, "fsync", errno.ENOSPC, "?"),
-    ("export: read-only", EXPORT, "mkdir", errno.EROFS, "?"),
-    ("export: no permission", EXPORT, "mkdir", errno.EACCES, "?"),
-    ("export: no permission to rename", EXPORT, "replace", errno.EPERM, "?"),
+    (
+        "init: disk full",
+        INIT,
+        "fsync",
+        errno.ENOSPC,
+        "asrcompress.toml: cannot be written, No space left on device",
+    ),
+    (
+        "init: quota used up",
+        INIT,
+        "fsync",
+        errno.EDQUOT,
+        "asrcompress.toml: cannot be written, Disk quota exceeded",
+    ),
+    (
+        "init: a disk that fails",
+        INIT,
+        "fsync",
+        errno.EIO,
+        "asrcompress.toml: cannot be written, Input/output error",
+    ),
+    (
+        "init: read-only",
+        INIT,
+        "replace",
+        errno.EROFS,
+        "asrcompress.toml: cannot be written, Read-only file system",
+    ),
+    (
+        "init: no permission",
+        INIT,
+        "replace",
+        errno.EACCES,
+        "asrcompress.toml: cannot be written, Permission denied",
+    ),
+    (
+        "export: disk full",
+        EXPORT,
+        "fsync",
+        errno.ENOSPC,
+        "out: cannot be written, No space left on device",
+    ),
+    (
+        "export: read-only",
+        EXPORT,
+        "mkdir",
+        errno.EROFS,
+        "out: cannot be written, Read-only file system",
+    ),
+    (
+        "export: no permission",
+        EXPORT,
+        "mkdir",
+        errno.EACCES,
+        "out: cannot be written, Permission denied",
+    ),
+    (
+        "export: no permission to rename",
+        EXPORT,
+        "replace",
+        errno.EPERM,
+        "out: cannot be written, Operation not permitted",
+    ),
 ]
 
 
@@ -67,19 +121,79 @@ def test_is_reported(
 
 
 READ: list[tuple[str, str, list[Any], str]] = [
-    ("a network's YAML", "asr/conf/conformer.yaml", INIT, "?"),
-    ("preprocess.yaml", "asr/conf/preprocess.yaml", INIT, "?"),
-    ("a vocabulary", "asr/data/vocab.txt", INIT, "?"),
-    ("CMVN", "asr/data/mean_std.json", INIT, "?"),
-    ("weights", "asr/checkpoints/best.pdparams", INIT, "?"),
-    ("a recipe", "r.toml", ["ptq", "--recipe", "r.toml"], "?"),
-    ("bundle.json", "bundle/bundle.json", ["verify", "bundle"], "?"),
-    ("a graph", "bundle/model.onnx", ["verify", "bundle"], "?"),
-    ("tokens", "bundle/tokens.txt", ["verify", "bundle"], "?"),
-    ("a bundle's folder", "bundle", ["verify", "bundle"], "?"),
-    ("a manifest", "good.jsonl", ["evaluate", "bundle", "--manifest", "good.jsonl"], "?"),
-    ("audio", "good.wav", ["transcribe", "bundle", "good.wav"], "?"),
-    ("run.json", "run/run.json", EXPORT, "?"),
+    (
+        "a network's YAML",
+        "asr/conf/conformer.yaml",
+        INIT,
+        "asr/conf/conformer.yaml: cannot be read, Permission denied",
+    ),
+    (
+        "preprocess.yaml",
+        "asr/conf/preprocess.yaml",
+        INIT,
+        "asr/conf/preprocess.yaml: cannot be read, Permission denied",
+    ),
+    (
+        "a vocabulary",
+        "asr/data/vocab.txt",
+        INIT,
+        "asr/data/vocab.txt: cannot be read, Permission denied",
+    ),
+    (
+        "CMVN",
+        "asr/data/mean_std.json",
+        INIT,
+        "asr/data/mean_std.json: cannot be read, Permission denied",
+    ),
+    (
+        "weights",
+        "asr/checkpoints/best.pdparams",
+        INIT,
+        "asr/checkpoints/best.pdparams: cannot be read, Permission denied",
+    ),
+    (
+        "a recipe",
+        "r.toml",
+        ["ptq", "--recipe", "r.toml"],
+        "r.toml: cannot be read, Permission denied",
+    ),
+    (
+        "bundle.json",
+        "bundle/bundle.json",
+        ["verify", "bundle"],
+        "bundle/bundle.json: cannot be read, Permission denied",
+    ),
+    (
+        "a graph",
+        "bundle/model.onnx",
+        ["verify", "bundle"],
+        "bundle/model.onnx: cannot be read, Permission denied",
+    ),
+    (
+        "tokens",
+        "bundle/tokens.txt",
+        ["verify", "bundle"],
+        "bundle/tokens.txt: cannot be read, Permission denied",
+    ),
+    (
+        "a bundle's folder",
+        "bundle",
+        ["verify", "bundle"],
+        "bundle/bundle.json: cannot be used, Permission denied",
+    ),
+    (
+        "a manifest",
+        "good.jsonl",
+        ["evaluate", "bundle", "--manifest", "good.jsonl"],
+        "No module named 'multiprocessing'",
+    ),
+    (
+        "audio",
+        "good.wav",
+        ["transcribe", "bundle", "good.wav"],
+        "good.wav: cannot be read, Permission denied",
+    ),
+    ("run.json", "run/run.json", EXPORT, "run/run.json: cannot be read, Permission denied"),
 ]
 
 

@@ -57,8 +57,9 @@ def _locked(repo: Path, python: str) -> dict[str, str]:
 
 def _requirements(project: dict[str, Any], python: str) -> list[Requirement]:
     texts = [*project["dependencies"]]
-    for extra in project["optional-dependencies"].values():
-        texts += extra
+    for name, extra in project["optional-dependencies"].items():
+        # The lock is for development on a CPU; Paddle for CUDA replaces the same folder.
+        texts += [] if name == "gpu" else extra
     found = [Requirement(text) for text in texts]
     return [
         r
