@@ -54,8 +54,12 @@ types: $(STAMP)  ## mypy, strict
 	$(PIP) install --no-deps --no-build-isolation --upgrade --target build/typed .
 	MYPYPATH=build/typed $(BIN)/mypy -p asrcompress
 
-bench: $(STAMP)  ## time the demo's bundles against ONNX Runtime's own quantizers
-	$(TEST_ENV) $(BIN)/python bench/run.py $(ARGS)
+# The run to compare: the demo's, or RUN=path.
+RUN ?= $(firstword $(wildcard examples/voice_commands/work/runs/qat-*))
+
+bench: $(STAMP)  ## a run's INT8 model against ONNX Runtime's own quantizers (after `make demo`)
+	@if [ -z "$(RUN)" ]; then echo "no run yet: make demo, or make bench RUN=path" >&2; exit 2; fi
+	$(TEST_ENV) $(BIN)/python bench/run.py "$(RUN)" $(ARGS)
 
 # setuptools takes what it finds in build/lib, deleted modules included: hence the rm.
 wheel: $(STAMP)  ## build the wheel and try it in a fresh environment with the base install only

@@ -34,16 +34,23 @@ class Workers:
         return items[self.rank :: self.count]
 
     def sum_gradients(self, parameters: Iterable[Any]) -> None:
-        """Add up the gradients of all workers, in place; one without a share counts as zero."""
+        """Add up the gradients of all workers, in place; one without a share counts as zero.
+
+        A parameter without a gradient anywhere keeps none, or weight decay would change what the
+        loss does not depend on.
+        """
         if self.count == 1:
             return
         paddle = import_paddle()
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = paddle.zeros_like(parameter)
-            gradient = parameter.grad
-            paddle.distributed.all_reduce(gradient)
-            parameter.grad = gradient
+        listed = list(parameters)
+        used = self.totals([float(parameter.grad is not None) for parameter in listed])
+        for parameter, workers_with_gradient in zip(listed, used, strict=True):
+            if workers_with_gradient:
+                gradient = parameter.grad
+                if gradient is None:
+                    gradient = paddle.zeros_like(parameter)
+                paddle.distributed.all_reduce(gradient)
+                parameter.grad = gradient
 
     def average(self, tensors: Iterable[Any]) -> None:
         """Replace `tensors` by their mean over the workers, in place."""

@@ -68,6 +68,7 @@ class Checkpoint:
         network: PaddleSpeech's own settings, in the flat spelling of 1.x.
         vocabulary: output symbols in the order of the network's outputs.
         features: the front end, CMVN of the preprocess step included.
+        front_end: the same as PaddleSpeech's ``Transformation`` takes it, paths made absolute.
         spec_augment: the masks that the checkpoint was trained with.
     """
 
@@ -79,6 +80,7 @@ class Checkpoint:
     network: Mapping[str, Any]
     vocabulary: Vocabulary
     features: FeatureSpec
+    front_end: Mapping[str, Any]
     spec_augment: SpecAugment
 
     @property
@@ -111,7 +113,7 @@ def read_checkpoint(
     settings = read_settings(config_path)
     vocabulary = Vocabulary.from_vocab_txt(_find_vocabulary(path, settings, config_path))
     family = family_of(settings, config_path)
-    features, spec_augment = _read_front_end(path, settings, config_path)
+    features, front_end, spec_augment = _read_front_end(path, settings, config_path)
     weights_path = weights or _find_weights(path)
     if not os.path.isfile(weights_path):
         raise BadCheckpoint(f"{weights_path}: no such file, expected .pdparams weights")
@@ -124,6 +126,7 @@ def read_checkpoint(
         network={**settings, "input_dim": features.n_mels, "output_dim": len(vocabulary)},
         vocabulary=vocabulary,
         features=features,
+        front_end=front_end,
         spec_augment=spec_augment,
     )
 
@@ -233,21 +236,24 @@ def _find_vocabulary(root: Path, settings: Mapping[str, Any], source: Path) -> P
 
 def _read_front_end(
     root: Path, settings: Mapping[str, Any], source: Path
-) -> tuple[FeatureSpec, SpecAugment]:
+) -> tuple[FeatureSpec, dict[str, Any], SpecAugment]:
     path = _resolve(root, settings.get("preprocess_config"), "preprocess_config", source)
     steps = _read_yaml(path).get("process")
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
         raise BadCheckpoint(f"{path}: process is not a list of steps")
     spec: FeatureSpec | None = None
     masks: dict[str, int] = {}
+    kept: list[dict[str, Any]] = []
     for step in steps:
         kind = step.get("type")
         if kind == "fbank_kaldi":
             spec = _fbank(step, path)
+            kept.append(step)
         elif kind == "cmvn_json" and spec is not None:
             stats = _resolve(root, step.get("cmvn_path"), "cmvn_path", path)
             mean, istd = read_cmvn(stats, n_mels=spec.n_mels)
             spec = replace(spec, cmvn_mean=tuple(mean), cmvn_istd=tuple(istd))
+            kept.append({**step, "cmvn_path": str(stats.absolute())})
         elif isinstance(kind, str) and kind in _TRAINING_ONLY:
             masks.update(_mask(step, path))
         else:
@@ -256,7 +262,7 @@ def _read_front_end(
             )
     if spec is None:
         raise BadCheckpoint(f"{path}: has no fbank_kaldi step")
-    return spec, SpecAugment(**masks)
+    return spec, {"process": kept}, SpecAugment(**masks)
 
 
 def _fbank(step: Mapping[str, Any], source: Path) -> FeatureSpec:

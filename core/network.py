@@ -12,9 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from asrcompress.audio import to_int16
 from asrcompress.checkpoint import Checkpoint
 from asrcompress.errors import BadCheckpoint
-from asrcompress.paddle_imports import import_paddle, import_u2, use_device
+from asrcompress.paddle_imports import (
+    import_paddle,
+    import_transformation,
+    import_u2,
+    use_device,
+)
 from asrcompress.weights import read_weights
 
 SUPPORTED_FAMILIES = ("u2-conformer",)
@@ -117,6 +123,22 @@ def load_weights(network: Any, weights: Mapping[str, np.ndarray], *, source: str
 def subsampling_factor(network: Any) -> int:
     """Feature frames per output frame of a U2 encoder: 1, 4, 6 or 8."""
     return int(network.encoder.embed.subsampling_rate)
+
+
+class PaddleFrontEnd:
+    """PaddleSpeech's own features: the reference that the runtime's are compared with."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._transformation = import_transformation()(copy.deepcopy(dict(checkpoint.front_end)))
+
+    def __call__(self, samples: np.ndarray) -> np.ndarray:
+        """Features of a recording, float32 (frames, mels), CMVN applied.
+
+        Args:
+            samples: float32 (n_samples,) in [-1, 1); PaddleSpeech gets them as 16-bit integers.
+        """
+        features = self._transformation(to_int16(samples), train=False)
+        return np.asarray(features, np.float32)
 
 
 class PaddleAcousticModel:

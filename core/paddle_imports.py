@@ -11,12 +11,14 @@ Order and side effects matter:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -80,6 +82,26 @@ def import_u2() -> type:
     Raises:
         MissingExtra: the ``[compress]`` extra is not installed.
     """
+    with _paddlespeech_import():
+        from paddlespeech.s2t.models.u2 import U2Model
+    return U2Model  # type: ignore[no-any-return]
+
+
+@functools.cache
+def import_transformation() -> type:
+    """PaddleSpeech's ``Transformation``: its feature pipeline, from a preprocess configuration.
+
+    Raises:
+        MissingExtra: the ``[compress]`` extra is not installed.
+    """
+    with _paddlespeech_import():
+        from paddlespeech.audio.transform.transformation import Transformation
+    return Transformation  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _paddlespeech_import() -> Iterator[None]:
+    """Import PaddleSpeech in here: without its log file, its log lines and its call of pip."""
     import_paddle()
     before = os.getcwd()
     # PaddleSpeech opens its log file relative to the current folder while it is imported.
@@ -90,13 +112,12 @@ def import_u2() -> type:
             _forbid_pip()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                from paddlespeech.s2t.models.u2 import U2Model
+                yield
         except ImportError as error:
             raise MissingExtra(error.name or "paddlespeech", "compress") from error
         finally:
             os.chdir(before)
             _silence_paddlespeech()
-    return U2Model  # type: ignore[no-any-return]
 
 
 def _forbid_pip() -> None:

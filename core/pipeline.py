@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asrcompress import strict_json
+from asrcompress.audio import read_audio
 from asrcompress.batch_norm import fold_batch_norm
 from asrcompress.cer import CerReport
 from asrcompress.checkpoint import Checkpoint
@@ -25,7 +26,12 @@ from asrcompress.files import sha256_file
 from asrcompress.gate import GateVerdict, judge
 from asrcompress.leak import check_leak
 from asrcompress.manifest import Utterance, load_manifest
-from asrcompress.network import PaddleAcousticModel, build_network, subsampling_factor
+from asrcompress.network import (
+    PaddleAcousticModel,
+    PaddleFrontEnd,
+    build_network,
+    subsampling_factor,
+)
 from asrcompress.paddle_imports import import_paddle
 from asrcompress.ranges import read_ranges, write_ranges
 from asrcompress.recipe import Recipe
@@ -243,7 +249,7 @@ def _measure_kernels(run: Run, recipe: Recipe, console: Console) -> float:
 def _check_forms(run: Run, checkpoint: Checkpoint, speech: Speech, console: Console) -> None:
     """Compare the four forms on some gate utterances; writes parity.json."""
     from asrcompress.compress.qat import restore_quantized
-    from asrcompress.export.parity import check_parity, compare_forms
+    from asrcompress.export.parity import check_parity, compare_features, compare_forms
 
     if run.has("parity.json"):
         return
@@ -256,15 +262,22 @@ def _check_forms(run: Run, checkpoint: Checkpoint, speech: Speech, console: Cons
         "paddle_qat": replace(reference, model=PaddleAcousticModel(fake.network)),
     }
     some = speech.gate[:PARITY_UTTERANCES]
+    front_end = PaddleFrontEnd(checkpoint)
     log_probs: dict[str, list[Any]] = {form: [] for form in forms}
+    features: list[tuple[Any, Any]] = []
     with console.progress("parity") as advance:
-        for index, utterance in enumerate(some):
-            features = reference.features(utterance)
+        for index, item in enumerate(some):
+            samples = read_audio(item.audio, start_s=item.start_s, end_s=item.end_s)
+            features.append((front_end(samples), reference.fbank(samples)))
             for form, recognizer in forms.items():
-                log_probs[form] += recognizer.model.log_probs([features])
+                log_probs[form] += recognizer.model.log_probs([features[-1][1]])
             advance(index + 1, len(some))
-    texts = {form: [reference.text(item) for item in log_probs[form]] for form in forms}
-    report = compare_forms(log_probs, texts, utterances=[item.utt for item in some])
+    report = compare_forms(
+        log_probs,
+        {form: [reference.text(item) for item in log_probs[form]] for form in forms},
+        features=compare_features([a for a, _ in features], [b for _, b in features]),
+        utterances=[item.utt for item in some],
+    )
     check_parity(report)
     run.write_json("parity.json", report.to_json())
 

@@ -1,5 +1,6 @@
 """Parity certificate: the same audio through every form of the model, error per stage.
 
+    features      PaddleSpeech's front end against the runtime's
     paddle_fp32   PaddleSpeech's own forward on the checkpoint
     onnx_fp32     the exported graph of the checkpoint          (export fidelity)
     paddle_qat    the trained network with fake quantization
@@ -24,11 +25,25 @@ from asrcompress.errors import ParityFailed
 
 # Largest difference of a log-probability between two float forms, seen: 2e-5.
 FLOAT_TOLERANCE = 1e-3
+# Largest mean difference of features, in standard deviations; seen on real speech: 1.4e-6.
+FEATURE_TOLERANCE = 1e-4
 # Least share of frames on which two forms of the same quantized network agree. Seen: 1.000 on
 # trained networks, 0.979 on a random one, whose best symbols are hardly better than the rest.
 MIN_AGREEMENT = 0.95
 # Log-probabilities below this are e-9 or less: no decoder can tell them apart.
 _FLOOR = -20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureParity:
+    """PaddleSpeech's features against the runtime's, over all utterances.
+
+    Attributes:
+        largest, mean: absolute difference after CMVN, in standard deviations.
+    """
+
+    largest: float
+    mean: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +67,9 @@ class StepParity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParityReport:
-    """All steps, and what each form made of each utterance."""
+    """Features, all steps, and what each form made of each utterance."""
 
+    features: FeatureParity
     steps: tuple[StepParity, ...]
     texts: Mapping[str, Mapping[str, str]]
 
@@ -66,11 +82,13 @@ def compare_forms(
     log_probs: Mapping[str, Sequence[np.ndarray]],
     texts: Mapping[str, Sequence[str]],
     *,
+    features: FeatureParity,
     utterances: Sequence[str],
 ) -> ParityReport:
     """Parity of neighbouring forms.
 
     Args:
+        features: as `compare_features` gives it.
         log_probs: form -> one (frames, vocabulary) array per utterance, in the order to compare.
         texts: form -> transcripts.
         utterances: their ids.
@@ -82,7 +100,26 @@ def compare_forms(
     table = {
         utt: {form: texts[form][index] for form in forms} for index, utt in enumerate(utterances)
     }
-    return ParityReport(steps=steps, texts=table)
+    return ParityReport(features=features, steps=steps, texts=table)
+
+
+def compare_features(
+    reference: Sequence[np.ndarray], runtime: Sequence[np.ndarray]
+) -> FeatureParity:
+    """Parity of two front ends.
+
+    Args:
+        reference, runtime: (frames, mels) arrays of the same utterances.
+    Raises:
+        ParityFailed: different numbers of frames or mels.
+    """
+    gaps = []
+    for a, b in zip(reference, runtime, strict=True):
+        if a.shape != b.shape:
+            raise ParityFailed(f"features: {b.shape} in the runtime, expected {a.shape}")
+        gaps.append(np.abs(a - b).ravel())
+    joined = np.concatenate(gaps)
+    return FeatureParity(largest=float(joined.max()), mean=float(joined.mean()))
 
 
 def check_parity(report: ParityReport) -> None:
@@ -91,6 +128,12 @@ def check_parity(report: ParityReport) -> None:
     Raises:
         ParityFailed: names the step, what was seen and what is allowed.
     """
+    if report.features.mean > FEATURE_TOLERANCE:
+        raise ParityFailed(
+            f"features: mean difference {report.features.mean:.2g} standard deviations from "
+            f"PaddleSpeech's, expected at most {FEATURE_TOLERANCE:g}",
+            hint="conf/preprocess.yaml asks for something that the runtime does differently",
+        )
     for step in report.steps:
         floats = {step.first, step.second} == {"paddle_fp32", "onnx_fp32"}
         if floats and (step.largest > FLOAT_TOLERANCE or step.same_texts < step.utterances):

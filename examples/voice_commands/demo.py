@@ -72,7 +72,7 @@ def recordings(work: Path, count: int) -> list[tuple[str, str]]:
 
 def journey(work: Path, options: argparse.Namespace) -> Table:
     """Every command in order; returns the closing table."""
-    checkpoint = os.path.relpath(CHECKPOINT, work)
+    checkpoint = os.path.relpath(options.checkpoint.resolve(), work)
     manifests = ["--train-manifest", "data/train.jsonl", "--gate-manifest", "data/gate.jsonl"]
     run(work, "init", checkpoint, *manifests)
     run(work, "inspect", checkpoint)
@@ -131,6 +131,7 @@ def main() -> None:
     """Command line: see the module's docstring."""
     parser = argparse.ArgumentParser(description="Compress the voice-command checkpoint.")
     parser.add_argument("--work", type=Path, default=HERE / "work", help="folder, made anew")
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
     parser.add_argument("--train", type=int, default=600, help="training utterances")
     parser.add_argument("--gate", type=int, default=280, help="gate utterances")
     parser.add_argument("--epochs", type=int, default=1)

@@ -6,7 +6,8 @@
 Writes a PaddleSpeech experiment under --out: conf/model.yaml, conf/preprocess.yaml,
 data/vocab.txt, data/mean_std.json, checkpoints/last.pdparams after every epoch and
 checkpoints/best.pdparams with the lowest CER on dev. --resume goes on from last.pdparams; the
-optimizer's moments are not kept.
+optimizer's moments are not kept. An epoch takes minutes on one core: finish_training.py goes on
+faster from here.
 """
 
 from __future__ import annotations

@@ -66,7 +66,9 @@ def test_two_processes_have_the_loss_curve_of_one(
         assert done.returncode == 0, f"{done.stderr}\n{logs}"
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == len(two) > 2
-    assert np.allclose(one, two, rtol=1e-3), (one, two)
+    # Equal to 8 digits for two steps; then roundings that fell the other way have spread a little.
+    assert np.allclose(one[:2], two[:2], rtol=1e-6), (one, two)
+    assert np.allclose(one, two, rtol=5e-3), (one, two)
     first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
     moved = np.sqrt(sum(float(((first[n] - second[n]) ** 2).sum()) for n in first))
     size = np.sqrt(sum(float((first[n] ** 2).sum()) for n in first))

@@ -20,7 +20,7 @@ from onnx import numpy_helper
 from asrcompress.cer import CerReport
 from asrcompress.cli import app
 from asrcompress.errors import CerGateFailed, DataLeak, ParityFailed
-from asrcompress.export.parity import check_parity, compare_forms
+from asrcompress.export.parity import check_parity, compare_features, compare_forms
 from asrcompress.files import sha256_file
 from asrcompress.runtime import Transcriber
 
@@ -239,9 +239,16 @@ def test_parity_fails_on_a_wrong_graph() -> None:
     right = [rng.standard_normal((20, 5)).astype(np.float32)]
     wrong = [right[0] + 0.01]
     texts = {"paddle_fp32": ["一"], "onnx_fp32": ["一"]}
-    good = compare_forms({"paddle_fp32": right, "onnx_fp32": right}, texts, utterances=["a"])
+    same = compare_features(right, right)
+    good = compare_forms(
+        {"paddle_fp32": right, "onnx_fp32": right}, texts, features=same, utterances=["a"]
+    )
     check_parity(good)
-    bad = compare_forms({"paddle_fp32": right, "onnx_fp32": wrong}, texts, utterances=["a"])
+    with pytest.raises(ParityFailed, match=r"features: mean difference 0\.01 standard"):
+        check_parity(replace(good, features=compare_features(right, wrong)))
+    bad = compare_forms(
+        {"paddle_fp32": right, "onnx_fp32": wrong}, texts, features=same, utterances=["a"]
+    )
     with pytest.raises(ParityFailed, match=r"paddle_fp32 -> onnx_fp32: largest difference 0\.01"):
         check_parity(bad)
     step = replace(good.steps[0], first="onnx_int8", second="paddle_qat", agreement=0.9)
