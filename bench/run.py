@@ -1,5 +1,6 @@
 """A run's INT8 model against what ONNX Runtime makes of the same FP32 graph by itself.
 
+    python bench/run.py                        (the newest run of `make demo`)
     python bench/run.py runs/qat-3f9c21ab04
     python bench/run.py RUN --seconds 2 10 30 --threads 1 --rounds 21 --no-cer
 
@@ -38,7 +39,7 @@ from asrcompress.export.integer_share import measure_integer_share
 from asrcompress.manifest import load_manifest
 from asrcompress.recipe import Recipe
 from asrcompress.recognizer import checkpoint_of, from_onnx
-from asrcompress.run import read_run
+from asrcompress.run import latest_passing_run, read_run
 from asrcompress.runtime.session import OnnxAcousticModel
 
 _CALIBRATION_UTTERANCES = 60  # quantize_static keeps every activation of them in memory
@@ -152,13 +153,16 @@ def show(results: list[dict[str, object]], seconds: list[float]) -> None:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=Path, nargs="?", help="default: the newest run of the demo")
     parser.add_argument("--seconds", type=float, nargs="+", default=[2.0, 10.0, 30.0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--no-cer", dest="cer", action="store_false")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    if arguments.run is None:
+        demo_runs = Path(__file__).parent.parent / "examples/voice_commands/work/runs"
+        arguments.run = latest_passing_run(demo_runs).path
     with tempfile.TemporaryDirectory() as folder:
         results = list(rows(arguments, Path(folder)))
     if arguments.json:

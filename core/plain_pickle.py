@@ -327,6 +327,11 @@ def _encode(text: Any, encoding: Any) -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    """And how it writes the bytes of an empty array."""
+    return b""
+
+
 # numpy 1 writes numpy.core, numpy 2 numpy._core; protocol 2 says __builtin__.
 _NAMES: dict[str, Callable[..., Any] | None] = {
     "numpy.ndarray": None,
@@ -339,4 +344,5 @@ _NAMES: dict[str, Callable[..., Any] | None] = {
     "builtins.tuple": _tuple,
     "__builtin__.tuple": _tuple,
     "_codecs.encode": _encode,
+    "__builtin__.bytes": _no_bytes,
 }

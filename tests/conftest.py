@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -30,6 +31,9 @@ CACHE_FOLDERS = frozenset({"__pycache__", ".hypothesis", ".pytest_cache", "work"
 def pytest_configure(config: pytest.Config) -> None:
     """Keep Hypothesis's example database out of the working directory."""
     os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(REPO / ".hypothesis"))
+    # A busy machine is no failure.
+    hypothesis.settings.register_profile("asrcompress", deadline=None)
+    hypothesis.settings.load_profile("asrcompress")
 
 
 @pytest.fixture(scope="session")

@@ -57,7 +57,9 @@ def calls(shell: str) -> Iterator[list[str]]:
         lexer.whitespace_split = True
         words = list(lexer)
         for index, word in enumerate(words):
-            if word.rpartition("/")[2] == "asrcompress":
+            first = not index or OPERATORS.fullmatch(words[index - 1])
+            launched = word == "$(command -v asrcompress)"
+            if launched or (first and word.rpartition("/")[2] == "asrcompress"):
                 rest = words[index + 1 :]
                 end = next((i for i, w in enumerate(rest) if OPERATORS.fullmatch(w)), len(rest))
                 yield rest[:end]
@@ -86,6 +88,8 @@ def slug(heading: str) -> str:
 def test_the_checks_see_what_is_wrong() -> None:
     shell = "x=1; .venv/bin/asrcompress qat --epoch 3 | tee log\n0) asrcompress export -o b ;;"
     assert list(calls(shell)) == [["qat", "--epoch", "3"], ["export", "-o", "b"]]
+    assert list(calls("pip install asrcompress")) == []
+    assert list(calls('launch "$(command -v asrcompress)" ptq')) == [["ptq"]]
     assert problem_of(["qat", "--epoch", "3"]) == "qat has no --epoch"
     assert problem_of(["quantise"]) == "'quantise' is no command"
     assert problem_of(["qat", "--epochs=3", "--no-spec-augment"]) is None

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+import typer.main
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asrcompress.cli_recipe import with_recipe
+from asrcompress.cli import app
 from asrcompress.errors import BadRecipe
 from asrcompress.recipe import (
     FILE_NAME,
@@ -114,18 +115,18 @@ def test_the_bounds_of_every_setting(table: str, name: str) -> None:
             override(Recipe(), {(table, name): float("nan")})
 
 
-def test_every_setting_has_one_flag_and_no_two_share_one() -> None:
-    def command(*, recipe: Recipe) -> None:
-        """A command."""
-
-    parameters = inspect.signature(with_recipe(command)).parameters
-    flags: list[str] = []
+@pytest.mark.parametrize("command", ["qat", "ptq", "export"])
+def test_every_setting_has_one_flag_and_no_two_share_one(command: str) -> None:
+    options = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
+    by_name = {option.name: option for option in options}
     for (table, name), field in SETTINGS.items():
-        parameter = parameters[f"{table}_{name}" if table else name]
-        option = parameter.annotation.__metadata__[0]
-        assert parameter.default is None
+        option = by_name[f"{table}_{name}" if table else name]
+        flag = "--" + (field.metadata["flag"] or name).replace("_", "-")
+        assert option.opts == [flag] and option.default is None
+        is_switch = isinstance(field.default, bool)
+        assert option.secondary_opts == ([f"--no-{flag[2:]}"] if is_switch else [])
         assert field.metadata["help"] in option.help
-        flags += [part for flag in option.param_decls for part in flag.split("/")]
+    flags = [flag for option in options for flag in (*option.opts, *option.secondary_opts)]
     assert len(flags) == len(set(flags))
     assert {"--epochs", "--checkpoint", "--gate-manifest", "--skip", "--no-relative"} <= set(flags)
 
@@ -144,11 +145,13 @@ RECIPES = st.builds(
     Recipe,
     checkpoint=st.builds(Source, path=st.none() | PATHS, config=st.none() | PATHS),
     data=st.builds(Data, gate=st.none() | PATHS, calibration_utterances=st.integers(1, 100_000)),
-    quantization=st.builds(Quantization, skip=st.lists(st.text(st.characters(exclude_categories=["Cs"]))).map(tuple)),
+    quantization=st.builds(
+        Quantization, skip=st.lists(st.text(st.characters(exclude_categories=["Cs"]))).map(tuple)
+    ),
     training=st.builds(Training, learning_rate=st.floats(1e-8, 1.0), spec_augment=st.booleans()),
     gate=st.builds(Gate, max_cer_increase=st.floats(0, 1), draws=st.integers(100, 1_000_000)),
     runs=PATHS,
-)  # fmt: skip
+)
 
 
 @given(RECIPES)
@@ -167,9 +170,11 @@ def test_plain_data_says_the_same_recipe(recipe: Recipe) -> None:
 
 VALUES: Any = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=5,
-)  # fmt: skip
+)
 TABLES = st.sampled_from([field.name for field in dataclasses.fields(Recipe)])
 KEYS = st.sampled_from([name for _, name in SETTINGS])
 

@@ -175,7 +175,14 @@ def test_a_damaged_file_is_read_or_refused(
     assert all(array.nbytes <= len(content) for array in read.values())
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner)))  # fmt: skip
+SCALARS = st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats() | st.text()
+PLAIN = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner),
+)
+
+
+@given(PLAIN)
 def test_plain_data_is_read_as_python_does(
     tmp_path_factory: pytest.TempPathFactory, value: Any
 ) -> None:
