@@ -26,10 +26,12 @@ RANGES = Ranges(
     },
     weights=(
         WeightRange(parameter="a.weight", axis=1, absmax=(1.0, 0.0), input="a:input"),
-        WeightRange(parameter="b.weight", axis=0, absmax=(3.0,), input="a:input", output="a:output"),
+        WeightRange(
+            parameter="b.weight", axis=0, absmax=(3.0,), input="a:input", output="a:output"
+        ),
     ),
     products=(ProductRange(right_parameter="a.weight", left="a:input", right="a:output"),),
-)  # fmt: skip
+)
 
 
 def test_the_grid() -> None:
