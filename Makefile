@@ -21,7 +21,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip --quiet
 TEST_ENV := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest
 
-.PHONY: help setup test test-all lint types bench wheel demo docs lock clean
+.PHONY: help setup test test-all lint types fuzz bench wheel demo docs lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' Makefile
@@ -56,6 +56,12 @@ types: $(STAMP)  ## mypy, strict
 
 # The run to compare: the demo's, or RUN=path.
 RUN ?= $(firstword $(wildcard examples/voice_commands/work/runs/qat-*))
+
+FUZZ_SECONDS ?= 60
+fuzz: $(STAMP)  ## fuzz the readers of bundles and manifests, a minute each
+	$(PIP) install -e ".[fuzz]" --no-build-isolation --constraint requirements-lock.txt
+	for target in bundle manifest; do $(TEST_ENV) $(BIN)/python fuzz/fuzz_$$target.py \
+		-max_total_time=$(FUZZ_SECONDS) -max_len=4096 -len_control=0 -rss_limit_mb=2048 || exit 1; done
 
 bench: $(STAMP)  ## a run's INT8 model against ONNX Runtime's own quantizers (after `make demo`)
 	@if [ -z "$(RUN)" ]; then echo "no run yet: make demo, or make bench RUN=path" >&2; exit 2; fi

@@ -1,7 +1,8 @@
 """The command line: one verb per stage of the user's journey.
 
 Exit codes: 0 ok, 1 a bug, 2 wrong usage, 3 an error of the user's input or environment, 4 a gate
-failed. Results go to stdout, everything else to stderr; ``--json`` prints one object.
+failed, 130 interrupted by Ctrl-C. Results go to stdout, everything else to stderr; ``--json``
+prints one object.
 """
 
 from __future__ import annotations
@@ -247,9 +248,12 @@ def _compress(
     source = recipe.checkpoint
     path = require_checkpoint(recipe)
     checkpoint = read_checkpoint(path, config=source.config, weights=source.weights)
-    outcome = compress(kind, recipe, checkpoint, Console(quiet=quiet or json))
+    console = Console(quiet=quiet or json)
+    outcome = compress(kind, recipe, checkpoint, console)
     if outcome is None:  # one of several training processes, and not the one that reports
         return
+    for warning in outcome.verdict.warnings:
+        console.warn(warning)
     render.show(outcome.to_json(), render.outcome(outcome), json=json)
     if outcome.failure is not None:
         raise outcome.failure

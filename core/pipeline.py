@@ -355,7 +355,8 @@ def _conclude(run: Run, recipe: Recipe, verdict: GateVerdict, share: float) -> O
     elif not verdict.passed:
         failure = CerGateFailed(
             f"CER gate: {verdict.reason}",
-            hint="train longer (--epochs), or leave sensitive layers in float (--skip)",
+            hint="train longer (--epochs), leave sensitive layers in float (--skip), or, where the "
+            "interval is wide, gate on more speech",
         )
     run.update(status=FAILED if failure else PASSED, finished=time.time())
     return Outcome(run=run, verdict=verdict, integer_share=share, failure=failure)

@@ -39,7 +39,7 @@ from typing import Any, TypeVar
 from asrcompress import strict_json
 from asrcompress.checkpoint import Checkpoint
 from asrcompress.errors import BadRun
-from asrcompress.files import write_atomically, writing
+from asrcompress.files import sha256_file, write_atomically, writing
 from asrcompress.recipe import Recipe
 
 T = TypeVar("T")
@@ -193,10 +193,22 @@ class Run:
 
 
 def digest_of(kind: str, recipe: Recipe, checkpoint: Checkpoint) -> str:
-    """Digest of all that decides a run's result; where it is written does not."""
+    """Digest of all that decides a run's result; where it is written does not.
+
+    Manifests count with what is in them: an edited one must not find the stages of the old one.
+    """
     tables = {name: table for name, table in recipe.to_dict().items() if name != "runs"}
-    text = json.dumps([kind, tables, checkpoint.sha256], sort_keys=True)
+    data = (recipe.data.train, recipe.data.calibration, recipe.data.gate)
+    manifests = [_content_digest(path) for path in data if path is not None]
+    text = json.dumps([kind, tables, checkpoint.sha256, manifests], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _content_digest(manifest: Path) -> list[str]:
+    """Digests of a manifest file, or of the text files of a Kaldi directory."""
+    names = ("wav.scp", "text", "utt2spk", "segments")
+    files = [manifest / name for name in names] if manifest.is_dir() else [manifest]
+    return [sha256_file(path) for path in files if path.is_file()]
 
 
 def open_run(kind: str, recipe: Recipe, checkpoint: Checkpoint, *, tools: Mapping[str, str]) -> Run:

@@ -6,6 +6,9 @@ python fuzz/fuzz_manifest.py -max_total_time=60   # libFuzzer's own options
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -16,7 +19,10 @@ with atheris.instrument_imports(include=["asrcompress"]):
     from asrcompress.errors import BadManifest
     from asrcompress.manifest import detect_format, load_manifest
 
-FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-manifest-"))
+# In memory: each input is written to files.
+_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
+FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-manifest-", dir=_MEMORY))
+atexit.register(shutil.rmtree, FOLDER)
 AUDIO = FOLDER / "a.wav"
 AUDIO.write_bytes(b"never decoded")
 PREFIXES = (

@@ -123,7 +123,7 @@ def test_every_option_and_argument_is_explained(command: str) -> None:
 def test_the_list_of_commands_follows_the_journey() -> None:
     result = run("--help")
     assert result.exit_code == 0
-    panels = [result.stdout.index(panel) for panel in ("Prepare", "Compress", "Ship and run")]
+    panels = [result.stdout.index(panel) for panel in ("1. Prepare", "2. Compress", "3. Ship")]
     assert panels == sorted(panels)
     assert all(command in result.stdout for command in COMMANDS)
 

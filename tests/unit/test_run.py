@@ -168,3 +168,20 @@ def test_another_schema_is_refused(run: Run) -> None:
     run.update(schema_version=2)
     with pytest.raises(BadRun, match="schema version 2, expected 1"):
         read_run(run.path)
+
+
+def test_an_edited_manifest_is_another_run(
+    recipe: Recipe, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "train.jsonl"
+    kaldi = tmp_path / "gate"
+    kaldi.mkdir()
+    manifest.write_text("one\n")
+    (kaldi / "text").write_text("one\n")
+    recipe = override(recipe, {("data", "train"): manifest, ("data", "gate"): kaldi})
+    digests = {digest_of("qat", recipe, checkpoint)}
+    manifest.write_text("two\n")
+    digests.add(digest_of("qat", recipe, checkpoint))
+    (kaldi / "text").write_text("two\n")
+    digests.add(digest_of("qat", recipe, checkpoint))
+    assert len(digests) == 3
