@@ -16,7 +16,7 @@ from asrcompress.compress.scalars import Scalars, scalar_log
 from asrcompress.compress.trainer import Trainer
 from asrcompress.compress.workers import Workers
 from asrcompress.console import Console
-from asrcompress.files import temporary_beside
+from asrcompress.files import temporary_beside, writing
 from asrcompress.histogram import Histogram, write_histograms
 from asrcompress.manifest import Utterance
 from asrcompress.network import PaddleAcousticModel, build_network, subsampling_factor
@@ -24,6 +24,7 @@ from asrcompress.paddle_imports import import_paddle
 from asrcompress.ranges import read_ranges, write_ranges
 from asrcompress.recipe import Recipe, Training
 from asrcompress.run import Run
+from asrcompress.weights import read_state
 
 # Masks for a checkpoint whose preprocess.yaml has none: a light form of PaddleSpeech's.
 _DEFAULT_MASKS = SpecAugment(freq_masks=2, freq_mask_width=10, time_masks=2, time_mask_width=20)
@@ -128,7 +129,7 @@ def _train(
     teacher = build_network(checkpoint, device=settings.device) if settings.distillation else None
     trainer = Trainer(quantized, teacher, settings, data, workers)
     if run.state.is_file():
-        trainer.restore(import_paddle().load(str(run.state)))
+        trainer.restore(read_state(run.state))
         console.say(f"resuming after step {trainer.progress.step}")
     if not workers.leads:
         _follow(trainer, settings.epochs)
@@ -171,5 +172,9 @@ def _epoch(
 def _save_state(run: Run, trainer: Trainer) -> None:
     """Write the training state under a temporary name and rename it."""
     temporary = temporary_beside(run.state)
-    import_paddle().save(trainer.state(), str(temporary))
-    temporary.replace(run.state)
+    with writing(run.state):
+        try:
+            import_paddle().save(trainer.state(), str(temporary))
+            temporary.replace(run.state)
+        finally:
+            temporary.unlink(missing_ok=True)

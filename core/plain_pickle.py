@@ -17,7 +17,7 @@ import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 
@@ -80,7 +80,7 @@ def read_plain_pickle(path: Path) -> Any:
     with path.open("rb") as file:
         source = _Bounded(file)
         try:
-            return _Machine(source.size_bytes).run(pickletools.genops(source))
+            return _Machine(source.size_bytes).run(pickletools.genops(cast("IO[bytes]", source)))
         except ValueError as error:  # the parser's
             raise pickle.UnpicklingError(str(error)) from error
         except (TypeError, LookupError, OverflowError, MemoryError) as error:

@@ -33,7 +33,9 @@ def _interpreter(machine: Path, name: str, script: str) -> None:
 
 def _make(machine: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     assert MAKE is not None
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHON", "MAKEFLAGS")}
+    # The tests are themselves run by make, which tells its children so.
+    outer = ("PYTHON", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+    environment = {k: v for k, v in os.environ.items() if k not in outer}
     environment["PATH"] = str(machine / "bin")
     return subprocess.run(
         [MAKE, *arguments],
