@@ -47,6 +47,7 @@ test-all: $(STAMP)  ## the slow tests too
 
 lint: $(STAMP)  ## ruff
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 # mypy cannot see an editable install that maps folders, so it is given an ordinary one.
 types: $(STAMP)  ## mypy, strict

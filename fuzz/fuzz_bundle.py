@@ -9,11 +9,9 @@ digests made right, so that the fuzzer gets past them to what lies behind.
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import json
 import os
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -24,10 +22,10 @@ with atheris.instrument_imports(include=["asrcompress"]):
     from asrcompress.bundle import read_bundle
     from asrcompress.errors import BadBundle
 
-# In memory: each input is written to files.
-_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
-FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-bundle-", dir=_MEMORY))
-atexit.register(shutil.rmtree, FOLDER)
+# In memory, as each input is written to files; one name, as libFuzzer ends without cleaning up.
+_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()
+FOLDER = Path(_MEMORY, "asrcompress-fuzz-bundle")
+FOLDER.mkdir(exist_ok=True)
 TOKENS = b"<blk> 0\n\xe5\xbc\x80 1\n"
 MANIFEST = {
     "schema_version": 1,

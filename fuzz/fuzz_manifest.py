@@ -6,9 +6,7 @@ python fuzz/fuzz_manifest.py -max_total_time=60   # libFuzzer's own options
 
 from __future__ import annotations
 
-import atexit
 import os
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -19,10 +17,10 @@ with atheris.instrument_imports(include=["asrcompress"]):
     from asrcompress.errors import BadManifest
     from asrcompress.manifest import detect_format, load_manifest
 
-# In memory: each input is written to files.
-_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
-FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-manifest-", dir=_MEMORY))
-atexit.register(shutil.rmtree, FOLDER)
+# In memory, as each input is written to files; one name, as libFuzzer ends without cleaning up.
+_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()
+FOLDER = Path(_MEMORY, "asrcompress-fuzz-manifest")
+FOLDER.mkdir(exist_ok=True)
 AUDIO = FOLDER / "a.wav"
 AUDIO.write_bytes(b"never decoded")
 PREFIXES = (
