@@ -40,7 +40,8 @@ def with_recipe(command: Callable[..., None]) -> Callable[..., None]:
         changes = {key: value for key, value in values.items() if value not in (None, [], ())}
         command(recipe=_recipe(recipe_file, changes), **given)
 
-    hints = typing.get_type_hints(command, include_extras=True)
+    # Not get_type_hints: on Python 3.10 it hides the Annotated of what defaults to None.
+    hints = inspect.get_annotations(command, eval_str=True)
     own = [
         parameter.replace(annotation=hints[parameter.name])
         for parameter in inspect.signature(command).parameters.values()

@@ -27,6 +27,8 @@ from asrcompress.errors import BadRecipe, MissingExtra
 # Warnings of Paddle's chain about itself, which no user of asrcompress can act on.
 _NOISE = (
     "pkg_resources is deprecated",
+    # python_speech_features, the first time that it is compiled.
+    '"is" with a literal',
     "Setuptools is replacing distutils",
     "The Attr\\(force_cpu\\) of Op",
     # Said of every batch norm in training mode, folded and frozen ones too.

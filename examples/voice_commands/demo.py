@@ -101,30 +101,27 @@ def closing_table(manifest: dict[str, Any], comparison: dict[str, Any]) -> Table
     table.add_column("")
     for name in ("FP32", "INT8", ""):
         table.add_column(name, justify="right")
-    change = quality["cer_after"] - quality["cer_before"]
-    table.add_row(
-        "CER (95 % interval)",
-        _cer(quality, "before"),
-        _cer(quality, "after"),
-        f"{100 * change:+.2f} points",
-    )
+    before, after = quality["cer_before"], quality["cer_after"]
+    change = f"{100 * (after - before):+.2f} points"
+    table.add_row("CER", f"{before:.2%}", f"{after:.2%}", change)
+    table.add_row("  95 % interval", _interval(quality, "before"), _interval(quality, "after"), "")
     sizes = fp32["size_bytes"], int8["size_bytes"]
     table.add_row(
         "size", *(f"{size / 1e6:.2f} MB" for size in sizes), f"{sizes[0] / sizes[1]:.2f}x smaller"
     )
     table.add_row(
-        f"real-time factor, {comparison['threads']} thread",
+        f"RTF, {comparison['threads']} thread",
         f"{fp32['rtf']:.4f}",
         f"{int8['rtf']:.4f}",
         f"{fp32['rtf'] / int8['rtf']:.2f}x faster",
     )
-    table.add_row("multiply-accumulates in integers", "0 %", f"{manifest['integer_share']:.1%}", "")
+    table.add_row("integer MACs", "0.0%", f"{manifest['integer_share']:.1%}", "")
     return table
 
 
-def _cer(quality: dict[str, Any], side: str) -> str:
+def _interval(quality: dict[str, Any], side: str) -> str:
     low, high = quality[f"cer_{side}_interval_95"]
-    return f"{quality[f'cer_{side}']:.2%} ({low:.2%} to {high:.2%})"
+    return f"{low:.2%} to {high:.2%}"
 
 
 def main() -> None:

@@ -40,7 +40,14 @@ def weights(folder: Path) -> dict[str, np.ndarray]:
     return read_weights(found / "weights.pdparams")
 
 
-@pytest.mark.parametrize("update", ["learned", "moving_average"])
+# How far the first steps, all steps and the weights may be apart, as shares of themselves. With
+# learned ranges the workers take the very steps of one process, until roundings that fell the
+# other way have spread. A moving average takes the mean of the workers' largest magnitudes where
+# one process takes the largest of all: near, not equal.
+TOLERANCES = {"learned": (1e-6, 5e-3, 1e-3), "moving_average": (1e-2, 1e-2, 1e-2)}
+
+
+@pytest.mark.parametrize("update", TOLERANCES)
 def test_two_processes_have_the_loss_curve_of_one(
     workplace: Any, tmp_path: Path, update: str
 ) -> None:
@@ -66,10 +73,10 @@ def test_two_processes_have_the_loss_curve_of_one(
         assert done.returncode == 0, f"{done.stderr}\n{logs}"
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == len(two) > 2
-    # Equal to 8 digits for two steps; then roundings that fell the other way have spread a little.
-    assert np.allclose(one[:2], two[:2], rtol=1e-6), (one, two)
-    assert np.allclose(one, two, rtol=5e-3), (one, two)
+    first_steps, all_steps, weights_apart = TOLERANCES[update]
+    assert np.allclose(one[:2], two[:2], rtol=first_steps), (one, two)
+    assert np.allclose(one, two, rtol=all_steps), (one, two)
     first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
     moved = np.sqrt(sum(float(((first[n] - second[n]) ** 2).sum()) for n in first))
     size = np.sqrt(sum(float((first[n] ** 2).sum()) for n in first))
-    assert moved / size < 1e-3
+    assert moved / size < weights_apart
