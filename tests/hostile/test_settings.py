@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# How CPython words its limit on digits; 3.10 leaves the unit out.
+DIGITS = "4300 digits" if sys.version_info >= (3, 11) else "4300"
 
 
 def toml(place: Any, content: str | bytes) -> list[Any]:
@@ -79,7 +83,7 @@ CASES: list[tuple[str, Callable[[Any], list[Any]], str]] = [
     (
         "a number of 5,000 digits",
         lambda p: toml(p, "[training]\nseed = " + "1" * 5000),
-        "TMP/asrcompress.toml: is not TOML, Exceeds the limit (4300 digits) for integer string conversion: value has 5000 digits; use sys.set_int_max_str_digits() to increase the limit",
+        f"TMP/asrcompress.toml: is not TOML, Exceeds the limit ({DIGITS}) for integer string conversion: value has 5000 digits; use sys.set_int_max_str_digits() to increase the limit",
     ),
     (
         "JSON for TOML",

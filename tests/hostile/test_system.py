@@ -27,7 +27,13 @@ def _refusing(number: int) -> Callable[..., Any]:
 @pytest.fixture
 def refuse(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
     """Make a function of `os` fail with an error number."""
-    return lambda name, number: monkeypatch.setattr(os, name, _refusing(number))
+
+    def set_refusal(name: str, number: int) -> None:
+        monkeypatch.setattr(os, name, _refusing(number))
+        if name == "mkdir":  # pathlib of Python 3.10 has its own reference to os.mkdir
+            monkeypatch.setattr(Path, name, _refusing(number))
+
+    return set_refusal
 
 
 def prepare(place: Any, words: list[Any]) -> list[Any]:
