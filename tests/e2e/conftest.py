@@ -5,7 +5,6 @@ So the CER before is zero by construction, and every edit that is counted is qua
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,10 +42,10 @@ class Workplace:
 
 
 @pytest.fixture(scope="session")
-def workplace(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+def workplace(make_experiment: Any, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     """Experiment, 16 training and 40 gate utterances."""
     root = tmp_path_factory.mktemp("workplace")
-    _load(repo / "examples/random_experiment.py").write_experiment(
+    make_experiment(
         root / "checkpoint", blocks=2, width=32, heads=4, feed_forward=64, decoder_blocks=1,
         kernel=7, symbols=list("开关灯空调音乐天气一二三四五六七八"), dropout=0.0, seed=5,
     )  # fmt: skip
@@ -69,14 +68,6 @@ def workplace(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Workplace
     return Workplace(
         checkpoint=root / "checkpoint", train=root / "train.jsonl", gate=root / "gate.jsonl"
     )
-
-
-def _load(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _noise(folder: Path, utt: str, *, seed: int, pieces: int | None = None) -> tuple[str, Path]:

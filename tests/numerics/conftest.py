@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,22 +13,10 @@ SYMBOLS = list("开关灯空调音乐天气一二三四五六七八")
 
 
 @pytest.fixture(scope="session")
-def write_experiment(repo: Path) -> Any:
-    """``examples/random_experiment.py``'s function of that name."""
-    spec = importlib.util.spec_from_file_location(
-        "random_experiment", repo / "examples/random_experiment.py"
-    )
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.write_experiment
-
-
-@pytest.fixture(scope="session")
-def checkpoint(write_experiment: Any, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+def checkpoint(make_experiment: Any, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """Two blocks of width 32; random weights, batch norms that are not the identity."""
     folder = tmp_path_factory.mktemp("experiment")
-    write_experiment(
+    make_experiment(
         folder,
         blocks=2,
         width=32,

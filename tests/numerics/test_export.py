@@ -91,11 +91,11 @@ def test_an_utterance_in_a_batch_gives_what_it_gives_alone(
 
 
 def test_layer_norm_convolution_modules_export_too(
-    write_experiment: Any, features: list[np.ndarray], tmp_path: Path
+    make_experiment: Any, features: list[np.ndarray], tmp_path: Path
 ) -> None:
     from asrcompress.checkpoint import read_checkpoint
 
-    write_experiment(
+    make_experiment(
         tmp_path, blocks=1, width=16, heads=2, feed_forward=32, decoder_blocks=1, kernel=7,
         symbols=["一", "二"], norm="layer_norm",
     )  # fmt: skip
