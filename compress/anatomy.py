@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from asrcompress.checkpoint import Checkpoint
-from asrcompress.compress.u2 import attentions_of, layers_of
+from asrcompress.compress.families import attentions_of, layers_of
 from asrcompress.network import PaddleAcousticModel, build_network
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
+from asrcompress.acoustic import subsampling_factor
 from asrcompress.calibration.histograms import record
 from asrcompress.checkpoint import Checkpoint, SpecAugment
 from asrcompress.compress.batches import TrainingSet
@@ -19,7 +20,7 @@ from asrcompress.console import Console
 from asrcompress.files import temporary_beside, writing
 from asrcompress.histogram import Histogram, write_histograms
 from asrcompress.manifest import Utterance
-from asrcompress.network import PaddleAcousticModel, build_network, subsampling_factor
+from asrcompress.network import PaddleAcousticModel, build_network
 from asrcompress.paddle_imports import import_paddle
 from asrcompress.ranges import read_ranges, write_ranges
 from asrcompress.recipe import Recipe, Training

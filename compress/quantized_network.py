@@ -7,6 +7,8 @@ from typing import Any
 
 from asrcompress.batch_norm import fold_batch_norm
 from asrcompress.calibration.observers import make_observer
+from asrcompress.compress.edges import AttentionEdges, LayerEdges
+from asrcompress.compress.families import attentions_of, layers_of
 from asrcompress.compress.layers import (
     ATTENTION_OPERANDS,
     AttentionQuanters,
@@ -15,7 +17,6 @@ from asrcompress.compress.layers import (
     QuantedRelPositionAttention,
 )
 from asrcompress.compress.quanters import ActivationQuanter, GivenQuanter, WeightQuanter
-from asrcompress.compress.u2 import AttentionEdges, LayerEdges, attentions_of, layers_of
 from asrcompress.errors import CalibrationFailed
 from asrcompress.paddle_imports import import_paddle
 from asrcompress.ranges import ProductRange, Ranges, WeightRange

@@ -1,4 +1,4 @@
-"""Quantization-aware fine-tuning of a U2 network, with its FP32 self as teacher."""
+"""Quantization-aware fine-tuning of a network, with its FP32 self as teacher."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from asrcompress.acoustic import (
+    TRAINING_CONTEXT,
+    Encoded,
+    encode,
+    has_attention_loss,
+    head_of,
+    task_loss,
+)
 from asrcompress.compress.batches import Batch, TrainingSet
 from asrcompress.compress.quantized_network import QuantizedNetwork
 from asrcompress.compress.workers import Workers
@@ -173,7 +181,10 @@ class Trainer:
             values = [getattr(losses, name) for name in names]
         weight = 0.0 if batch is None else batch.weight
         summed = self._workers.totals([weight * (value or 0.0) for value in values])
-        absent = {"attention": self._network.ctc_weight == 1.0, "distillation": not self._teacher}
+        absent = {
+            "attention": not has_attention_loss(self._network),
+            "distillation": not self._teacher,
+        }
         return Losses(
             **{
                 name: None if absent.get(name) else value
@@ -192,44 +203,41 @@ class Trainer:
         self._workers.average(self._averaged_ranges)
 
     def _losses(self, batch: Batch) -> tuple[Losses, Any]:
-        """The hybrid loss of U2 (arXiv:2012.05481) and the imitation of the teacher."""
+        """The checkpoint's own loss and the imitation of the teacher."""
         network = self._network
         speech, lengths = paddle.to_tensor(batch.features), paddle.to_tensor(batch.lengths)
         text, text_lengths = paddle.to_tensor(batch.tokens), paddle.to_tensor(batch.token_lengths)
-        encoded, mask = network.encoder(speech, lengths)
-        kept = mask.squeeze(1).astype("int64").sum(1)
-        ctc = network.ctc(encoded, kept, text, text_lengths)
-        task, attention = ctc, None
-        if network.ctc_weight < 1.0:
-            attention, _ = network._calc_att_loss(
-                encoded, mask, text, text_lengths, network.reverse_weight
-            )
-            task = network.ctc_weight * ctc + (1 - network.ctc_weight) * attention
+        encoded = encode(network, speech, lengths, TRAINING_CONTEXT)
+        task = task_loss(network, encoded, text, text_lengths)
         share, imitation = self._settings.distillation, None
-        total = task
+        total = task.total
         if self._teacher is not None:
-            imitation = self._imitation(encoded, mask, speech, lengths)
-            total = (1 - share) * task + share * imitation
+            imitation = self._imitation(encoded, speech, lengths)
+            total = (1 - share) * total + share * imitation
         losses = Losses(
             total=float(total),
-            ctc=float(ctc),
-            attention=None if attention is None else float(attention),
+            ctc=float(task.ctc),
+            attention=None if task.attention is None else float(task.attention),
             distillation=None if imitation is None else float(imitation),
         )
         return losses, total
 
-    def _imitation(self, encoded: Any, mask: Any, speech: Any, lengths: Any) -> Any:
+    def _imitation(self, encoded: Encoded, speech: Any, lengths: Any) -> Any:
         """KL(teacher || student) of the frame posteriors (Hinton et al. 2015, arXiv:1503.02531).
 
         Summed over an utterance's frames like the CTC loss, averaged over the batch.
         """
-        temperature = self._settings.temperature
-        teacher = self._teacher
+        temperature, teacher = self._settings.temperature, self._teacher
         assert teacher is not None
         with paddle.no_grad():
-            target, _ = teacher.encoder(speech, lengths, decoding_chunk_size=-1)
-            target = F.log_softmax(teacher.ctc.ctc_lo(target) / temperature, axis=-1)
-        student = F.log_softmax(self._network.ctc.ctc_lo(encoded) / temperature, axis=-1)
+            target = head_of(teacher)(encode(teacher, speech, lengths).hidden)
+            target = F.log_softmax(target / temperature, axis=-1)
+        student = F.log_softmax(head_of(self._network)(encoded.hidden) / temperature, axis=-1)
         per_frame = (target.exp() * (target - student)).sum(-1)
-        kept = mask.squeeze(1).astype("float32")
+        kept = _valid(encoded, per_frame.shape[1])
         return (per_frame * kept).sum() / len(speech) * temperature**2
+
+
+def _valid(encoded: Encoded, frames: int) -> Any:
+    """1.0 on an utterance's own frames and 0.0 on padding, (batch, frames)."""
+    return (paddle.arange(frames).unsqueeze(0) < encoded.lengths.unsqueeze(1)).astype("float32")

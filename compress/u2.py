@@ -7,11 +7,10 @@ same tensor name the same edge, and a convolution names its output where the nex
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
-from asrcompress.errors import BadCheckpoint, BadRecipe
+from asrcompress.compress.edges import AttentionEdges, LayerEdges
+from asrcompress.errors import BadCheckpoint
 from asrcompress.paddle_imports import import_paddle
 
 paddle = import_paddle()
@@ -20,72 +19,18 @@ paddle = import_paddle()
 _SHIPPED = ("encoder.", "ctc.")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerEdges:
-    """A weighted layer and the edges around it.
-
-    Attributes:
-        name: structured name, ``encoder.encoders.0.feed_forward.w_1``.
-        layer: the Paddle layer.
-        axis: output channels of its weight.
-        input: edge it reads.
-        input_unsigned: the input is the output of a ReLU.
-        output: edge it writes, where its integer kernel needs an output range.
-        output_unsigned: a ReLU follows, which the unsigned grid performs by itself.
-    """
-
-    name: str
-    layer: Any
-    axis: int
-    input: str
-    input_unsigned: bool = False
-    output: str | None = None
-    output_unsigned: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionEdges:
-    """An attention layer whose products are quantized; edges are ``<name>:<operand>``."""
-
-    name: str
-    layer: Any
-
-
-def layers_of(network: Any, skip: tuple[str, ...] = ()) -> list[LayerEdges]:
-    """Every layer of `network` to quantize, in forward order.
-
-    Args:
-        skip: shell patterns of layer names that stay in float.
-    Raises:
-        BadRecipe: a pattern that matches no layer.
-    """
-    named = [
-        (name, layer)
+def layers_of(network: Any) -> list[LayerEdges]:
+    """Every layer of `network` to quantize, in forward order."""
+    return [
+        _edges(name, layer)
         for name, layer in network.named_sublayers()
         if name.startswith(_SHIPPED)
         and isinstance(layer, paddle.nn.Linear | paddle.nn.Conv1D | paddle.nn.Conv2D)
     ]
-    known = [name for name, _ in named] + [edges.name for edges in _attentions(network)]
-    for pattern in skip:
-        if not any(fnmatchcase(name, pattern) for name in known):
-            raise BadRecipe(
-                f"skip: {pattern!r} matches no layer",
-                hint="asrcompress inspect CHECKPOINT --layers lists them",
-            )
-    return [_edges(name, layer) for name, layer in named if not skipped(name, skip)]
 
 
-def attentions_of(network: Any, skip: tuple[str, ...] = ()) -> list[AttentionEdges]:
+def attentions_of(network: Any) -> list[AttentionEdges]:
     """Every attention layer whose products are quantized."""
-    return [edges for edges in _attentions(network) if not skipped(edges.name, skip)]
-
-
-def skipped(name: str, skip: tuple[str, ...]) -> bool:
-    """Whether a layer name matches one of the shell patterns."""
-    return any(fnmatchcase(name, pattern) for pattern in skip)
-
-
-def _attentions(network: Any) -> list[AttentionEdges]:
     found = []
     for name, layer in network.named_sublayers():
         if re.fullmatch(r"encoder\.encoders\.\d+\.self_attn", name):

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from asrcompress.acoustic import FULL_CONTEXT, Context, encode, log_probs_of
 from asrcompress.audio import to_int16
 from asrcompress.checkpoint import Checkpoint
 from asrcompress.errors import BadCheckpoint
 from asrcompress.paddle_imports import (
+    import_deepspeech2,
     import_paddle,
     import_transformation,
     import_u2,
@@ -23,7 +25,7 @@ from asrcompress.paddle_imports import (
 )
 from asrcompress.weights import read_weights
 
-SUPPORTED_FAMILIES = ("u2-conformer",)
+SUPPORTED_FAMILIES = ("u2-conformer", "u2-transformer", "u2-squeezeformer", "deepspeech2")
 
 # What PaddleSpeech's constructors end in when a setting is missing, misspelt or impossible.
 _BUILD_ERRORS = (
@@ -55,14 +57,11 @@ def build_network(checkpoint: Checkpoint, *, device: str = "cpu") -> Any:
     # Before Paddle is imported, which takes seconds: most of what can be wrong is wrong here.
     weights = read_weights(checkpoint.weights_path)
     _check_sizes(checkpoint, weights)
-    network_class = import_u2()
+    construct = _deepspeech2 if checkpoint.family == "deepspeech2" else _u2
+    import_u2()  # before Paddle's device is chosen: PaddleSpeech patches Paddle on import
     use_device(device)
-    # U2Model pops keys out of the settings that it is given.
-    settings = copy.deepcopy(dict(checkpoint.network))
     try:
-        if settings.get("cmvn_file"):
-            settings["cmvn_file"] = str(checkpoint.root / settings["cmvn_file"])
-        network = network_class.from_config(settings)  # type: ignore[attr-defined]
+        network = construct(checkpoint)
     except _BUILD_ERRORS as error:
         raise BadCheckpoint(
             f"{checkpoint.config_path}: PaddleSpeech cannot build this network, {error!r}",
@@ -71,6 +70,31 @@ def build_network(checkpoint: Checkpoint, *, device: str = "cpu") -> Any:
     load_weights(network, weights, source=str(checkpoint.weights_path))
     network.eval()
     return network
+
+
+def _u2(checkpoint: Checkpoint) -> Any:
+    # U2Model pops keys out of the settings that it is given.
+    settings = copy.deepcopy(dict(checkpoint.network))
+    if settings.get("cmvn_file"):
+        settings["cmvn_file"] = str(checkpoint.root / settings["cmvn_file"])
+    return import_u2().from_config(settings)  # type: ignore[attr-defined]
+
+
+def _deepspeech2(checkpoint: Checkpoint) -> Any:
+    """As ``DeepSpeech2Model.from_config``, which wants the settings as attributes."""
+    settings = checkpoint.network
+    return import_deepspeech2()(
+        feat_size=settings["input_dim"],
+        dict_size=settings["output_dim"],
+        num_conv_layers=settings["num_conv_layers"],
+        num_rnn_layers=settings["num_rnn_layers"],
+        rnn_size=settings["rnn_layer_size"],
+        rnn_direction=settings["rnn_direction"],
+        num_fc_layers=settings["num_fc_layers"],
+        fc_layers_size_list=settings["fc_layers_size_list"],
+        use_gru=settings["use_gru"],
+        blank_id=settings.get("blank_id", 0),
+    )
 
 
 def _check_sizes(checkpoint: Checkpoint, weights: Mapping[str, np.ndarray]) -> None:
@@ -120,11 +144,6 @@ def load_weights(network: Any, weights: Mapping[str, np.ndarray], *, source: str
     network.set_state_dict({name: weights[name].astype(dtypes[name]) for name in wanted})
 
 
-def subsampling_factor(network: Any) -> int:
-    """Feature frames per output frame of a U2 encoder: 1, 4, 6 or 8."""
-    return int(network.encoder.embed.subsampling_rate)
-
-
 class PaddleFrontEnd:
     """PaddleSpeech's own features: the reference that the runtime's are compared with."""
 
@@ -142,10 +161,10 @@ class PaddleFrontEnd:
 
 
 class PaddleAcousticModel:
-    """log-probabilities by PaddleSpeech's own encoder and CTC head, full context."""
+    """log-probabilities by PaddleSpeech's own encoder and CTC head."""
 
-    def __init__(self, network: Any) -> None:
-        self._network = network
+    def __init__(self, network: Any, *, context: Context = FULL_CONTEXT) -> None:
+        self._network, self._context = network, context
         self._paddle = import_paddle()
 
     def log_probs(self, features: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -162,12 +181,12 @@ class PaddleAcousticModel:
         for row, item in zip(batch, features, strict=True):
             row[: len(item)] = item
         with paddle.no_grad():
-            encoded, mask = network.encoder(
+            encoded = encode(
+                network,
                 paddle.to_tensor(batch),
                 paddle.to_tensor(lengths, dtype="int64"),
-                decoding_chunk_size=-1,
-                num_decoding_left_chunks=-1,
+                self._context,
             )
-            log_probs = network.ctc.log_softmax(encoded).numpy()
-        kept = mask.squeeze(1).astype("int64").sum(1).numpy()
+            log_probs = log_probs_of(network, encoded).numpy()
+        kept = encoded.lengths.numpy()
         return [row[:n] for row, n in zip(log_probs, kept, strict=True)]

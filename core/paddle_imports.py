@@ -90,6 +90,18 @@ def import_u2() -> type:
 
 
 @functools.cache
+def import_deepspeech2() -> type:
+    """PaddleSpeech's ``DeepSpeech2Model`` class.
+
+    Raises:
+        MissingExtra: the ``[compress]`` extra is not installed.
+    """
+    with _paddlespeech_import():
+        from paddlespeech.s2t.models.ds2 import DeepSpeech2Model
+    return DeepSpeech2Model  # type: ignore[no-any-return]
+
+
+@functools.cache
 def import_transformation() -> type:
     """PaddleSpeech's ``Transformation``: its feature pipeline, from a preprocess configuration.
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asrcompress import strict_json
+from asrcompress.acoustic import subsampling_factor
 from asrcompress.audio import read_audio
 from asrcompress.batch_norm import fold_batch_norm
 from asrcompress.cer import CerReport
@@ -30,7 +31,6 @@ from asrcompress.network import (
     PaddleAcousticModel,
     PaddleFrontEnd,
     build_network,
-    subsampling_factor,
 )
 from asrcompress.paddle_imports import import_paddle
 from asrcompress.ranges import read_ranges, write_ranges
@@ -212,7 +212,7 @@ def _export(run: Run, recipe: Recipe, checkpoint: Checkpoint, console: Console) 
 
 def export_checkpoint(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Any, int]:
     """FP32 ONNX graph of a checkpoint, and its feature frames per output frame."""
-    from asrcompress.export.onnx_graph import export_graph
+    from asrcompress.export.families import export_utterances
 
     # Paddle numbers the tensors of a process; numbering anew makes the same bytes of the same
     # checkpoint, whatever was built before.
@@ -220,10 +220,10 @@ def export_checkpoint(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Any, int]
         network = build_network(checkpoint)
         fold_batch_norm(network)
         factor = subsampling_factor(network)
-        graph = export_graph(
+        graph = export_utterances(
             network,
             opset=recipe.export.opset,
-            max_frames=max_frames(checkpoint, recipe) // factor,
+            max_frames=max_frames(checkpoint, recipe),
             n_mels=checkpoint.features.n_mels,
         )
     return graph, factor

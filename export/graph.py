@@ -15,9 +15,9 @@ each exact in real numbers:
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
+from asrcompress.export.u2_blocks import block
 from asrcompress.paddle_imports import import_paddle
 
 paddle = import_paddle()
@@ -68,7 +68,7 @@ class ExportedEncoder(nn.Layer):
         table = self.pe[:, :frames]
         bias = ((keep - 1.0) * _MASKED).unsqueeze(1).unsqueeze(1)
         for layer in encoder.encoders:
-            h = _block(layer, h, table, bias, keep.unsqueeze(2))
+            h = block(layer, h, table, bias, keep.unsqueeze(2))
         log_probs = F.log_softmax(self.ctc_lo(encoder.after_norm(h)), axis=-1)
         return log_probs, lengths
 
@@ -76,56 +76,3 @@ class ExportedEncoder(nn.Layer):
 def _conv_length(length: Any) -> Any:
     """Output length of a convolution with kernel 3 and stride 2, as in Conv2dSubsampling4."""
     return (length - 1) // 2
-
-
-def _block(layer: Any, h: Any, table: Any, bias: Any, keep: Any) -> Any:
-    """One ConformerEncoderLayer with pre-norm, (batch, frames, channels)."""
-    if layer.feed_forward_macaron is not None:
-        h = h + layer.ff_scale * _feed_forward(layer.feed_forward_macaron, layer.norm_ff_macaron(h))
-    h = h + _attention(layer.self_attn, layer.norm_mha(h), table, bias)
-    if layer.conv_module is not None:
-        h = h + _convolution(layer.conv_module, layer.norm_conv(h), keep)
-    h = h + layer.ff_scale * _feed_forward(layer.feed_forward, layer.norm_ff(h))
-    return layer.norm_final(h) if layer.conv_module is not None else h
-
-
-def _feed_forward(layer: Any, h: Any) -> Any:
-    return layer.w_2(layer.activation(layer.w_1(h)))
-
-
-def _attention(layer: Any, h: Any, table: Any, bias: Any) -> Any:
-    """RelPositionMultiHeadedAttention.forward (arXiv:1901.02860, without the relative shift)."""
-    heads, width = layer.h, layer.d_k
-
-    def split(tensor: Any) -> Any:
-        return tensor.reshape([0, -1, heads, width])
-
-    q, k, v = split(layer.linear_q(h)), split(layer.linear_k(h)), split(layer.linear_v(h))
-    p = layer.linear_pos(table).reshape([1, -1, heads, width]).transpose([0, 2, 1, 3])
-    k, v = k.transpose([0, 2, 1, 3]), v.transpose([0, 2, 1, 3])
-    content = paddle.matmul((q + layer.pos_bias_u).transpose([0, 2, 1, 3]), k, transpose_y=True)
-    position = paddle.matmul((q + layer.pos_bias_v).transpose([0, 2, 1, 3]), p, transpose_y=True)
-    scores = (content + position) * (1.0 / math.sqrt(width)) + bias
-    context = paddle.matmul(F.softmax(scores, axis=-1), v)
-    return layer.linear_out(context.transpose([0, 2, 1, 3]).reshape([0, -1, heads * width]))
-
-
-def _convolution(layer: Any, h: Any, keep: Any) -> Any:
-    """ConvolutionModule.forward; the batch norm is the identity by now."""
-    h = _pointwise(layer.pointwise_conv1, h)
-    value, gate = paddle.split(h, 2, axis=2)
-    h = value * F.sigmoid(gate) * keep
-    h = h.transpose([0, 2, 1])
-    if layer.lorder > 0:  # causal: all context on the left
-        h = F.pad(h, [layer.lorder, 0], data_format="NCL")
-    h = layer.depthwise_conv(h).transpose([0, 2, 1])
-    if layer.use_layer_norm:
-        h = layer.norm(h)
-    return _pointwise(layer.pointwise_conv2, layer.activation(h)) * keep
-
-
-def _pointwise(layer: Any, h: Any) -> Any:
-    """A Conv1D of kernel 1 as a product with its weight, (batch, frames, channels)."""
-    weight = layer.weight.squeeze(2).transpose([1, 0])
-    h = paddle.matmul(h, weight)
-    return h if layer.bias is None else h + layer.bias

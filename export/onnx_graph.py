@@ -11,13 +11,14 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from asrcompress.bundle_manifest import TensorSpec
 from asrcompress.errors import ExportFailed, MissingExtra
-from asrcompress.export.graph import ExportedEncoder
 from asrcompress.files import write_atomically
 from asrcompress.paddle_imports import import_paddle
 
@@ -30,50 +31,86 @@ try:
 except ImportError as error:
     raise MissingExtra("onnx", "compress") from error
 
-INPUTS = ("x", "x_lens")
-OUTPUTS = ("log_probs", "log_probs_lens")
 # Operators that only move or reshape: folding one of a weight keeps its values and its channels.
 _SHAPE_OPS = {"Identity", "Squeeze", "Unsqueeze", "Transpose", "Reshape"}
 
 
-def export_graph(network: Any, *, opset: int, max_frames: int, n_mels: int) -> onnx.ModelProto:
-    """FP32 graph of encoder and CTC head with dynamic batch and time.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interface:
+    """Inputs and outputs of a graph, in order; a dimension is a size, or a name where it is free.
+
+    Attributes:
+        name: of the graph.
+        inputs: also say what is traced; dtypes as Paddle and numpy spell them.
+        outputs: every one that the layer returns, or its first ones: the others are dropped.
+        weights: prefixes of the parameters that the graph must contain.
+    """
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    weights: tuple[str, ...]
+
+
+def utterance_interface(*, n_mels: int, vocabulary: int) -> Interface:
+    """Features of whole utterances to log-probabilities; names as in sherpa-onnx's offline slots.
 
     Args:
+        n_mels: width of the features.
+        vocabulary: number of CTC outputs.
+    """
+    return Interface(
+        name="encoder_ctc",
+        inputs=(
+            TensorSpec(name="x", dtype="float32", dims=("N", "T", n_mels)),
+            TensorSpec(name="x_lens", dtype="int64", dims=("N",)),
+        ),
+        outputs=(
+            TensorSpec(name="log_probs", dtype="float32", dims=("N", "T_out", vocabulary)),
+            TensorSpec(name="log_probs_lens", dtype="int64", dims=("N",)),
+        ),
+        weights=("encoder.", "ctc."),
+    )
+
+
+def export_graph(layer: Any, network: Any, interface: Interface, *, opset: int) -> onnx.ModelProto:
+    """FP32 ONNX graph of a Paddle layer that computes with the weights of `network`.
+
+    Args:
+        layer: takes the interface's inputs and returns its outputs; traceable by Paddle.
         network: PaddleSpeech's network in evaluation mode, batch norms folded.
         opset: 13 to 17; from 17 on layer normalisation is one operator.
-        max_frames: longest output in subsampled frames.
-        n_mels: width of the features.
     Returns:
-        model with inputs `INPUTS`, outputs `OUTPUTS`, initializers named as in the checkpoint.
+        model with the interface's names and dimensions, initializers named as in the checkpoint.
     Raises:
         ExportFailed: Paddle2ONNX fails, or a weight of the network is missing from the graph.
     """
-    graph = ExportedEncoder(network, max_frames=max_frames)
-    graph.eval()
-    model = onnx.load_from_string(_trace(graph, opset=opset, n_mels=n_mels))
+    layer.eval()
+    model = onnx.load_from_string(_trace(layer, interface, opset=opset))
     if model.opset_import[0].version != opset:
         raise ExportFailed(f"opset: got {model.opset_import[0].version}, expected {opset}")
     names = {tensor.name: name for name, tensor in network.named_parameters()}
     _fold_constants(model, names)
     _drop_dead_nodes(model)
-    _rename_interface(model, n_mels=n_mels)
+    _rename_interface(model, interface)
     model = onnx.shape_inference.infer_shapes(model)
     onnx.checker.check_model(model, full_check=True)
-    _check_weights(model, network)
+    _check_weights(model, network, interface)
     return model
 
 
-def _trace(graph: Any, *, opset: int, n_mels: int) -> bytes:
+def _trace(layer: Any, interface: Interface, *, opset: int) -> bytes:
     import paddle2onnx
 
     spec = [
-        paddle.static.InputSpec([-1, -1, n_mels], "float32", INPUTS[0]),
-        paddle.static.InputSpec([-1], "int64", INPUTS[1]),
+        paddle.static.InputSpec(
+            [-1 if isinstance(dim, str) else dim for dim in item.dims], item.dtype, item.name
+        )
+        for item in interface.inputs
     ]
     with tempfile.TemporaryDirectory(prefix="asrcompress-") as folder, _quiet_stderr():
         prefix = str(Path(folder) / "graph")
-        paddle.jit.save(graph, prefix, input_spec=spec)
+        paddle.jit.save(layer, prefix, input_spec=spec)
         exported = paddle2onnx.export(
             f"{prefix}.pdmodel",
             f"{prefix}.pdiparams",
@@ -159,35 +196,31 @@ def _drop_dead_nodes(model: onnx.ModelProto) -> None:
     model.graph.node.extend(reversed(alive))
 
 
-def _rename_interface(model: onnx.ModelProto, *, n_mels: int) -> None:
-    """Names and dimensions as in sherpa-onnx's offline CTC slots."""
+def _rename_interface(model: onnx.ModelProto, interface: Interface) -> None:
+    """Names and dimensions of the interface, whatever Paddle called them."""
     graph = model.graph
-    old = [item.name for item in (*graph.input, *graph.output)]
-    new = dict(zip(old, INPUTS + OUTPUTS, strict=True))
+    new: dict[str, str] = {}
+    for items, specs in ((graph.input, interface.inputs), (graph.output, interface.outputs)):
+        if len(items) != len(specs):
+            raise ExportFailed(f"{graph.name}: {len(items)} tensors, expected {len(specs)}")
+        new |= {item.name: spec.name for item, spec in zip(items, specs, strict=True)}
+        for item, spec in zip(items, specs, strict=True):
+            kind = item.type.tensor_type.elem_type
+            item.CopyFrom(onnx.helper.make_tensor_value_info(spec.name, kind, list(spec.dims)))
     for node in graph.node:
         node.input[:] = [new.get(name, name) for name in node.input]
         node.output[:] = [new.get(name, name) for name in node.output]
     del graph.value_info[:]
-    dims: dict[str, list[str | int]] = {
-        "x": ["N", "T", n_mels],
-        "x_lens": ["N"],
-        "log_probs": ["N", "T_out", graph.output[0].type.tensor_type.shape.dim[2].dim_value],
-        "log_probs_lens": ["N"],
-    }
-    for item in (*graph.input, *graph.output):
-        item.name = new[item.name]
-        kind = item.type.tensor_type.elem_type
-        item.CopyFrom(onnx.helper.make_tensor_value_info(item.name, kind, dims[item.name]))
-    graph.name = "encoder_ctc"
+    graph.name = interface.name
 
 
-def _check_weights(model: onnx.ModelProto, network: Any) -> None:
-    """Every weight of encoder and CTC head is in the graph, and nothing of the decoder."""
+def _check_weights(model: onnx.ModelProto, network: Any, interface: Interface) -> None:
+    """Every weight that the interface promises is in the graph."""
     present = {item.name for item in model.graph.initializer}
     wanted = {
         name
         for name, _ in network.named_parameters()
-        if name.startswith(("encoder.", "ctc.")) and not _is_folded_norm(name, network)
+        if name.startswith(interface.weights) and not _is_folded_norm(name, network)
     }
     # Constants equal to another one may be merged; weights of two or more dimensions are not.
     missing = sorted(name for name in wanted - present if name.endswith("weight"))

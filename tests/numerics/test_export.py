@@ -18,9 +18,10 @@ from onnx import numpy_helper
 
 from asrcompress.batch_norm import fold_batch_norm
 from asrcompress.compress.quantized_network import QuantizedNetwork
+from asrcompress.export.families import export_utterances
 from asrcompress.export.int8 import quantize_graph
 from asrcompress.export.integer_share import check_integer_share, measure_integer_share
-from asrcompress.export.onnx_graph import export_graph, save_graph
+from asrcompress.export.onnx_graph import save_graph
 from asrcompress.network import PaddleAcousticModel, build_network
 from asrcompress.runtime.session import OnnxAcousticModel
 from asrcompress.weights import write_weights
@@ -40,7 +41,7 @@ def largest_gap(a: list[np.ndarray], b: list[np.ndarray]) -> float:
 def graph_of(checkpoint: Any, opset: int = 17) -> onnx.ModelProto:
     network = build_network(checkpoint)
     fold_batch_norm(network)
-    return export_graph(network, opset=opset, max_frames=400, n_mels=80)
+    return export_utterances(network, opset=opset, max_frames=1600, n_mels=80)
 
 
 @pytest.fixture(scope="module")

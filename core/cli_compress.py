@@ -1,0 +1,109 @@
+"""Commands that make a smaller model: qat, ptq, report."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from asrcompress.cli_options import COMPRESS, Force, Json, Quiet, Target
+from asrcompress.cli_recipe import require_checkpoint, with_recipe
+from asrcompress.console import Console
+from asrcompress.errors import BadRecipe
+from asrcompress.recipe import Recipe
+
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=COMPRESS)
+@with_recipe
+def qat(
+    *,
+    recipe: Recipe,
+    target: Target = "int8",
+    export_to: Annotated[
+        Path | None, typer.Option(help="write the bundle here if the gate passes")
+    ] = None,
+    force: Force = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Quantize with training, export, and judge the artifact by its CER."""
+    if recipe.training.epochs == 0:
+        raise BadRecipe("training.epochs: got 0, expected at least 1", hint="asrcompress ptq")
+    _compress("qat", recipe, target, export_to, force=force, json=json, quiet=quiet)
+
+
+@app.command(rich_help_panel=COMPRESS)
+@with_recipe
+def ptq(
+    *,
+    recipe: Recipe,
+    target: Target = "int8",
+    export_to: Annotated[
+        Path | None, typer.Option(help="write the bundle here if the gate passes")
+    ] = None,
+    force: Force = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Quantize without training (calibration only), export, and judge the artifact by its CER."""
+    training = dataclasses.replace(recipe.training, epochs=0)
+    recipe = dataclasses.replace(recipe, training=training)
+    _compress("ptq", recipe, target, export_to, force=force, json=json, quiet=quiet)
+
+
+def _compress(
+    kind: str,
+    recipe: Recipe,
+    target: str,
+    export_to: Path | None,
+    *,
+    force: bool,
+    json: bool,
+    quiet: bool,
+) -> None:
+    from asrcompress import render
+    from asrcompress.checkpoint import read_checkpoint
+    from asrcompress.files import refuse_overwrite
+    from asrcompress.pipeline import compress
+    from asrcompress.shipping import ship_run
+
+    if target != "int8":
+        raise BadRecipe(f"--target: got {target}, expected int8")
+    if export_to is not None:
+        refuse_overwrite(export_to, force)  # before hours of training, not after
+    source = recipe.checkpoint
+    path = require_checkpoint(recipe)
+    checkpoint = read_checkpoint(path, config=source.config, weights=source.weights)
+    console = Console(quiet=quiet or json)
+    outcome = compress(kind, recipe, checkpoint, console)
+    if outcome is None:  # one of several training processes, and not the one that reports
+        return
+    for warning in outcome.verdict.warnings:
+        console.warn(warning)
+    render.show(outcome.to_json(), render.outcome(outcome), json=json)
+    if outcome.failure is not None:
+        raise outcome.failure
+    if export_to is not None:
+        typer.echo(ship_run(outcome.run, export_to, force=force).path, err=json)
+
+
+@app.command(rich_help_panel=COMPRESS)
+def report(
+    run: Annotated[Path, typer.Argument(help="run directory, finished or not")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="page to write [RUN/report.html]")
+    ] = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write one HTML page about a run: verdict, accuracy, noise by layer, how to reproduce it."""
+    from asrcompress.report import write_report
+    from asrcompress.run import read_run
+
+    with Console(quiet=quiet).status("writing the report"):
+        path = write_report(read_run(run), output, force=force)
+    typer.echo(path)
