@@ -74,7 +74,7 @@ def dissect(checkpoint: Checkpoint, *, seconds: float) -> Anatomy:
     """
     network = build_network(checkpoint)
     frames = int(seconds * 1000 / checkpoint.features.frame_shift_ms)
-    macs = _count_macs(network, frames=frames, n_mels=checkpoint.features.n_mels)
+    macs = _count_macs(network, frames=frames, n_mels=checkpoint.features.width)
     int8_layers = {edges.name for edges in layers_of(network)}
     int8_layers |= {edges.name for edges in attentions_of(network)}
     parameters: dict[str, list[tuple[str, int]]] = {}

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from asrcompress.audio import SAMPLE_RATE_HZ, read_audio
-from asrcompress.checkpoint import SpecAugment
 from asrcompress.errors import BadManifest
+from asrcompress.front_end import SpecAugment
 from asrcompress.manifest import Utterance
-from asrcompress.tokens import Vocabulary
+from asrcompress.tokenizer import Tokenizer
 
 # PaddleSpeech's label for padding (paddlespeech/s2t/frontend/utility.py, IGNORE_ID).
 _IGNORE_ID = -1
@@ -65,6 +65,7 @@ class TrainingSet:
         utterances: with transcripts.
         load_features: gives an utterance's features, float32 (frames, mels), CMVN applied.
         frame_shift_ms: of those features.
+        tokenizer: of the transcripts.
         max_duration_s: longer ones are left out.
         subsampling: feature frames per output frame.
         batch_frames: most feature frames in a batch, padding included.
@@ -79,7 +80,7 @@ class TrainingSet:
         *,
         load_features: Callable[[Utterance], np.ndarray],
         frame_shift_ms: float,
-        vocabulary: Vocabulary,
+        tokenizer: Tokenizer,
         subsampling: int,
         max_duration_s: float,
         batch_frames: int,
@@ -92,7 +93,7 @@ class TrainingSet:
         kept: list[tuple[Utterance, list[int], int]] = []
         too_long = no_text = too_dense = 0
         for utterance in utterances:
-            tokens = vocabulary.text_to_ids(utterance.text)
+            tokens = tokenizer.text_to_ids(utterance.text)
             frames = int(duration_s(utterance) * self._frames_per_s)
             # CTC needs a frame per label and a blank between equal ones.
             needed = len(tokens) + sum(a == b for a, b in itertools.pairwise(tokens))

@@ -41,6 +41,14 @@ class AttentionEdges:
     layer: Any
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecurrentEdges:
+    """An LSTM or GRU; ONNX Runtime quantizes its activations as they come, so it has no edges."""
+
+    name: str
+    layer: Any
+
+
 def skipped(name: str, skip: tuple[str, ...]) -> bool:
     """Whether a layer name matches one of the shell patterns."""
     return any(fnmatchcase(name, pattern) for pattern in skip)

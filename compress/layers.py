@@ -8,6 +8,7 @@ product of two activations. Each class is used through ``QuantConfig.add_qat_lay
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from asrcompress.compress.quanters import ActivationQuanter, round_through
@@ -18,7 +19,10 @@ import_u2()  # PaddleSpeech patches Paddle's Tensor while it is imported; the me
 
 from paddle import nn  # noqa: E402
 from paddle.nn import functional as F  # noqa: E402
-from paddlespeech.s2t.modules.attention import RelPositionMultiHeadedAttention  # noqa: E402
+from paddlespeech.s2t.modules.attention import (  # noqa: E402
+    RelPositionMultiHeadedAttention,
+    RoPERelPositionMultiHeadedAttention,
+)
 
 
 class _QuantedConv(nn.Layer):
@@ -66,7 +70,7 @@ class _QuantedConv(nn.Layer):
         """The bias on the accumulator's int32 grid, step = input scale · weight scale."""
         if self.bias is None or self.source_quanter is None or not self.weight_quanter.enabled:
             return self.bias
-        step = self.source_quanter.scale() * self.weight_quanter.absmax(self.weight) / 127.0
+        step = self.source_quanter.scale() * self.weight_quanter.scale(self.weight)
         return round_through(self.bias / step) * step
 
 
@@ -82,21 +86,13 @@ class QuantedConv2D(_QuantedConv):
     _convolve = staticmethod(F.conv2d)
 
 
-# Operands of the three products, each an edge of its own.
-ATTENTION_OPERANDS = ("query_content", "key", "query_position", "position", "weights", "value")
-
-
 class AttentionQuanters(nn.Layer):
-    """One quanter per operand of an attention layer with relative positions.
+    """One quanter per operand of an attention layer, under the operand's name."""
 
-    query_content · key gives the content scores, query_position · position the position scores,
-    and weights (the softmax) · value the context.
-    """
-
-    def __init__(self, **operands: ActivationQuanter) -> None:
+    def __init__(self, operands: Mapping[str, ActivationQuanter]) -> None:
         super().__init__()
-        for name in ATTENTION_OPERANDS:
-            self.add_sublayer(name, operands[name])
+        for name, quanter in operands.items():
+            self.add_sublayer(name, quanter)
 
 
 class QuantedRelPositionAttention(RelPositionMultiHeadedAttention):
@@ -104,7 +100,16 @@ class QuantedRelPositionAttention(RelPositionMultiHeadedAttention):
 
     The arithmetic is that of ``RelPositionMultiHeadedAttention.forward`` without caches; the
     projections were quantized before and read what this layer quantized for them.
+    query_content · key gives the content scores, query_position · position the position scores,
+    and weights (the softmax) · value the context.
     """
+
+    # Of each product: the weight behind its right operand, and both operands.
+    products = (
+        ("linear_k", "query_content", "key"),
+        ("linear_pos", "query_position", "position"),
+        ("linear_v", "weights", "value"),
+    )
 
     def __init__(self, layer: Any, config: Any) -> None:
         nn.Layer.__init__(self)
@@ -112,7 +117,9 @@ class QuantedRelPositionAttention(RelPositionMultiHeadedAttention):
         self.linear_q, self.linear_k, self.linear_v = layer.linear_q, layer.linear_k, layer.linear_v
         self.linear_out, self.linear_pos = layer.linear_out, layer.linear_pos
         self.pos_bias_u, self.pos_bias_v = layer.pos_bias_u, layer.pos_bias_v
-        self.dropout = layer.dropout
+        self.dropout, self.adaptive_scale = layer.dropout, layer.adaptive_scale
+        if layer.adaptive_scale:
+            self.ada_scale, self.ada_bias = layer.ada_scale, layer.ada_bias
         # Set by the caller: a quanter in the config would be inherited by every sublayer.
         self.quanters: AttentionQuanters | None = None
 
@@ -122,6 +129,9 @@ class QuantedRelPositionAttention(RelPositionMultiHeadedAttention):
         """Self-attention; shapes as in PaddleSpeech. The cache is passed through untouched."""
         assert self.quanters is not None
         edges = self.quanters
+        if self.adaptive_scale:
+            # Query, key and value are one tensor in an encoder, and one edge.
+            query = key = value = self.ada_scale * query + self.ada_bias
         q, k, v = self.forward_qkv(query, key, value)
         p = self.linear_pos(pos_emb)
         p = p.reshape([pos_emb.shape[0], -1, self.h, self.d_k]).transpose([0, 2, 1, 3])
@@ -134,13 +144,44 @@ class QuantedRelPositionAttention(RelPositionMultiHeadedAttention):
             transpose_y=True,
         )
         scores = (content + position) / math.sqrt(self.d_k)
-        return self._context(edges, scores, v, mask), cache
+        return _context(self, edges, scores, v, mask), cache
 
-    def _context(self, edges: AttentionQuanters, scores: Any, v: Any, mask: Any) -> Any:
-        """softmax, dropout and the product with the values, as in ``forward_attention``."""
-        padding = mask.unsqueeze(1).equal(0)[:, :, :, : scores.shape[-1]]
-        attention = F.softmax(scores.masked_fill(padding, -float("inf")), axis=-1)
-        attention = edges.weights(attention.masked_fill(padding, 0.0))
-        context = paddle.matmul(self.dropout(attention), edges.value(v))
-        context = context.transpose([0, 2, 1, 3]).reshape([v.shape[0], -1, self.h * self.d_k])
-        return self.linear_out(context)
+
+class QuantedRotaryAttention(RoPERelPositionMultiHeadedAttention):
+    """PaddleSpeech's attention with rotary positions, its products quantized.
+
+    The arithmetic is that of ``RoPERelPositionMultiHeadedAttention.forward`` without caches;
+    queries and keys are quantized after their rotation, where they are multiplied.
+    """
+
+    # Of each product: the weight behind its right operand, and both operands.
+    products = (("linear_k", "query", "key"), ("linear_v", "weights", "value"))
+
+    def __init__(self, layer: Any, config: Any) -> None:
+        nn.Layer.__init__(self)
+        self.h, self.d_k = layer.h, layer.d_k
+        self.linear_q, self.linear_k, self.linear_v = layer.linear_q, layer.linear_k, layer.linear_v
+        self.linear_out, self.dropout = layer.linear_out, layer.dropout
+        # Set by the caller: a quanter in the config would be inherited by every sublayer.
+        self.quanters: AttentionQuanters | None = None
+
+    def forward(
+        self, query: Any, key: Any, value: Any, mask: Any, pos_emb: Any, cache: Any = None
+    ) -> tuple[Any, Any]:
+        """Self-attention; shapes as in PaddleSpeech. The cache is passed through untouched."""
+        assert self.quanters is not None
+        edges = self.quanters
+        q, k, v = self.forward_qkv(query, key, value)
+        q, k = self.apply_rotary_position_embeddings(pos_emb[:, -q.shape[2] :, :], q, k)
+        scores = paddle.matmul(edges.query(q), edges.key(k), transpose_y=True)
+        return _context(self, edges, scores / math.sqrt(self.d_k), v, mask), cache
+
+
+def _context(layer: Any, edges: AttentionQuanters, scores: Any, v: Any, mask: Any) -> Any:
+    """softmax, dropout and the product with the values, as in ``forward_attention``."""
+    padding = mask.unsqueeze(1).equal(0)[:, :, :, : scores.shape[-1]]
+    attention = F.softmax(scores.masked_fill(padding, -float("inf")), axis=-1)
+    attention = edges.weights(attention.masked_fill(padding, 0.0))
+    context = paddle.matmul(layer.dropout(attention), edges.value(v))
+    context = context.transpose([0, 2, 1, 3]).reshape([v.shape[0], -1, layer.h * layer.d_k])
+    return layer.linear_out(context)

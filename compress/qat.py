@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 
-from asrcompress.acoustic import subsampling_factor
+from asrcompress.acoustic import TRAINING_CONTEXT, Context, subsampling_factor
 from asrcompress.calibration.histograms import record
-from asrcompress.checkpoint import Checkpoint, SpecAugment
+from asrcompress.checkpoint import Checkpoint
 from asrcompress.compress.batches import TrainingSet
 from asrcompress.compress.quantized_network import QuantizedNetwork
 from asrcompress.compress.scalars import Scalars, scalar_log
@@ -18,6 +18,7 @@ from asrcompress.compress.trainer import Trainer
 from asrcompress.compress.workers import Workers
 from asrcompress.console import Console
 from asrcompress.files import temporary_beside, writing
+from asrcompress.front_end import SpecAugment
 from asrcompress.histogram import Histogram, write_histograms
 from asrcompress.manifest import Utterance
 from asrcompress.network import PaddleAcousticModel, build_network
@@ -25,10 +26,13 @@ from asrcompress.paddle_imports import import_paddle
 from asrcompress.ranges import read_ranges, write_ranges
 from asrcompress.recipe import Recipe, Training
 from asrcompress.run import Run
+from asrcompress.streaming import contexts_of
+from asrcompress.subject import subject_of, trained_of
+from asrcompress.targets import find_target
 from asrcompress.weights import read_state
 
 # Masks for a checkpoint whose preprocess.yaml has none: a light form of PaddleSpeech's.
-_DEFAULT_MASKS = SpecAugment(freq_masks=2, freq_mask_width=10, time_masks=2, time_mask_width=20)
+DEFAULT_MASKS = SpecAugment(freq_masks=2, freq_mask_width=10, time_masks=2, time_mask_width=20)
 _CALIBRATED = "calibrated.json"
 
 
@@ -54,14 +58,18 @@ def train_quantized(
         CalibrationFailed, TrainingFailed, BadManifest: with what stopped it.
     """
     workers = workers or Workers()
-    network = build_network(checkpoint, device=recipe.training.device)
-    quantized = QuantizedNetwork(network, recipe.quantization)
+    network = build_network(subject_of(run, checkpoint), device=recipe.training.device)
+    quantized = QuantizedNetwork(
+        network, recipe.quantization, weight_top=find_target(recipe.export.target).weight_top
+    )
     if not workers.leads:
         workers.wait()  # until the first worker has calibrated
     if run.has(_CALIBRATED):
         quantized.restore(read_ranges(run.path / _CALIBRATED))
     else:
-        histograms = _calibrate(quantized, calibration, load_features, console)
+        histograms = _calibrate(
+            quantized, calibration, load_features, console, contexts_of(recipe.streaming)
+        )
         write_histograms(run.path / "histograms.json", histograms)
         write_ranges(run.path / _CALIBRATED, quantized.ranges())
     if workers.leads:
@@ -80,8 +88,10 @@ def restore_quantized(run: Run, checkpoint: Checkpoint) -> QuantizedNetwork:
     recipe = Recipe.from_dict(
         run.read_json("run.json")["recipe"], source=str(run.path), folder=run.path
     )
-    network = build_network(replace(checkpoint, weights_path=run.weights))
-    quantized = QuantizedNetwork(network, recipe.quantization)
+    network = build_network(trained_of(run, checkpoint))
+    quantized = QuantizedNetwork(
+        network, recipe.quantization, weight_top=find_target(recipe.export.target).weight_top
+    )
     quantized.restore(read_ranges(run.ranges))
     return quantized
 
@@ -91,12 +101,15 @@ def _calibrate(
     utterances: Sequence[Utterance],
     load_features: Callable[[Utterance], np.ndarray],
     console: Console,
+    contexts: Sequence[Context],
 ) -> list[Histogram]:
-    """Run calibration speech through the float network and set the ranges."""
-    model = PaddleAcousticModel(quantized.network)
+    """Run calibration speech through the float network, in every context, and set the ranges."""
+    models = [PaddleAcousticModel(quantized.network, context=item) for item in contexts]
     with record(quantized.edges) as recording, console.progress("calibrating") as advance:
         for index, utterance in enumerate(utterances):
-            model.log_probs([load_features(utterance)])
+            features = load_features(utterance)
+            for model in models:
+                model.log_probs([features])
             advance(index + 1, len(utterances))
     quantized.finish_calibration()
     return recording.histograms()
@@ -113,12 +126,12 @@ def _train(
     workers: Workers,
 ) -> None:
     settings = recipe.training
-    masks = checkpoint.spec_augment if checkpoint.spec_augment != SpecAugment() else _DEFAULT_MASKS
+    masks = checkpoint.spec_augment if checkpoint.spec_augment != SpecAugment() else DEFAULT_MASKS
     data = TrainingSet(
         utterances,
         load_features=load_features,
         frame_shift_ms=checkpoint.features.frame_shift_ms,
-        vocabulary=checkpoint.vocabulary,
+        tokenizer=checkpoint.tokenizer,
         subsampling=subsampling_factor(quantized.network),
         max_duration_s=recipe.data.max_duration_s,
         batch_frames=settings.batch_frames,
@@ -128,7 +141,9 @@ def _train(
     if str(data.skipped) and workers.leads:
         console.warn(f"training manifest: left out {data.skipped}")
     teacher = build_network(checkpoint, device=settings.device) if settings.distillation else None
-    trainer = Trainer(quantized, teacher, settings, data, workers)
+    # A network that streams is trained as it is used: in chunks and on whole utterances, in turn.
+    contexts = contexts_of(recipe.streaming) if recipe.streaming.wanted else (TRAINING_CONTEXT,)
+    trainer = Trainer(quantized, teacher, settings, data, workers, contexts)
     if run.state.is_file():
         trainer.restore(read_state(run.state))
         console.say(f"resuming after step {trainer.progress.step}")

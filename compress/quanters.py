@@ -13,6 +13,7 @@ from typing import Any
 from asrcompress.calibration.observers import Observer
 from asrcompress.paddle_imports import import_paddle
 from asrcompress.ranges import ActivationRange
+from asrcompress.targets import FULL_GRID
 
 paddle = import_paddle()
 
@@ -113,17 +114,24 @@ class WeightQuanter(BaseQuanter):
 
     Args:
         axis: the weight's axis of output channels.
+    Attributes:
+        top: code of the abs-max: 127, or 63 for targets that want weights of 7 bits.
     """
 
     def __init__(self, axis: int) -> None:
         super().__init__()
         self._axis = axis
         self.enabled = False
+        self.top = FULL_GRID
 
     def absmax(self, weight: Any) -> Any:
         """abs-max per output channel, shape [channels], detached."""
         others = [axis for axis in range(weight.ndim) if axis != self._axis]
         return paddle.clip(weight.detach().abs().max(others), min=MIN_ABSMAX)
+
+    def scale(self, weight: Any) -> Any:
+        """Real value of one step per output channel, shape [channels], detached."""
+        return self.absmax(weight) / float(self.top)
 
     def forward(self, weight: Any) -> Any:
         """`weight` rounded to its grid, same shape; unchanged until calibration is finished."""
@@ -131,7 +139,7 @@ class WeightQuanter(BaseQuanter):
             return weight
         shape = [1] * weight.ndim
         shape[self._axis] = -1
-        scale = (self.absmax(weight) / 127.0).reshape(shape)
+        scale = self.scale(weight).reshape(shape)
         return round_through(weight / scale) * scale
 
     def scales(self) -> None:

@@ -7,27 +7,41 @@ from typing import Any
 
 from asrcompress.batch_norm import fold_batch_norm
 from asrcompress.calibration.observers import make_observer
-from asrcompress.compress.edges import AttentionEdges, LayerEdges
-from asrcompress.compress.families import attentions_of, layers_of
+from asrcompress.compress.decoder_layers import QuantedMultiHeadedAttention
+from asrcompress.compress.edges import AttentionEdges, LayerEdges, RecurrentEdges
+from asrcompress.compress.families import attentions_of, layers_of, recurrent_of
 from asrcompress.compress.layers import (
-    ATTENTION_OPERANDS,
     AttentionQuanters,
     QuantedConv1D,
     QuantedConv2D,
     QuantedRelPositionAttention,
+    QuantedRotaryAttention,
 )
 from asrcompress.compress.quanters import ActivationQuanter, GivenQuanter, WeightQuanter
+from asrcompress.compress.recurrent import QuantedGRU, QuantedLSTM
 from asrcompress.errors import CalibrationFailed
 from asrcompress.paddle_imports import import_paddle
-from asrcompress.ranges import ProductRange, Ranges, WeightRange
-from asrcompress.recipe import Quantization
+from asrcompress.ranges import ProductRange, Ranges, RecurrentRange, WeightRange
+from asrcompress.recipe import GREEDY, Decoding, Quantization
+from asrcompress.targets import FULL_GRID
 
 paddle = import_paddle()
 
 from paddle.nn.quant.qat import QuantedLinear  # noqa: E402  (after h5py, see paddle_imports)
 from paddle.quantization import QAT, QuantConfig  # noqa: E402
 from paddlespeech.s2t.modules import align  # noqa: E402
-from paddlespeech.s2t.modules.attention import RelPositionMultiHeadedAttention  # noqa: E402
+from paddlespeech.s2t.modules.attention import (  # noqa: E402
+    MultiHeadedAttention,
+    RelPositionMultiHeadedAttention,
+    RoPERelPositionMultiHeadedAttention,
+)
+
+# Attention of PaddleSpeech -> its quantized form; exactly these classes, not their subclasses.
+_ATTENTIONS = {
+    RelPositionMultiHeadedAttention: QuantedRelPositionAttention,
+    RoPERelPositionMultiHeadedAttention: QuantedRotaryAttention,
+    MultiHeadedAttention: QuantedMultiHeadedAttention,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +60,19 @@ class QuantizedNetwork:
     gives the training loss.
     """
 
-    def __init__(self, network: Any, settings: Quantization) -> None:
+    def __init__(
+        self,
+        network: Any,
+        settings: Quantization,
+        decoding: Decoding = GREEDY,
+        weight_top: int = FULL_GRID,
+    ) -> None:
         """Fold batch norms and put the quanters in, in place.
 
         Args:
             network: PaddleSpeech's network as `asrcompress.network.build_network` makes it.
+            decoding: whether the attention decoder is quantized too.
+            weight_top: code of the largest weight of a channel, as the target wants it.
         Raises:
             BadRecipe: a skip pattern that matches nothing.
             BadCheckpoint: a layer without a quantized form.
@@ -60,15 +82,20 @@ class QuantizedNetwork:
         self._plain_names = list(network.state_dict())
         fold_batch_norm(network)
         self.edges: dict[str, ActivationQuanter] = {}
-        layers = layers_of(network, settings.skip)
-        attentions = attentions_of(network, settings.skip)
+        layers = layers_of(network, settings.skip, decoding)
+        attentions = attentions_of(network, settings.skip, decoding)
         self._layers = [_Prepared(edges=e, quanter=WeightQuanter(e.axis)) for e in layers]
         self._products: list[ProductRange] = []
         network.train()  # paddle.quantization.QAT insists
         self._quantize_layers()
         self._quantize_attentions(attentions)
+        recurrent = recurrent_of(network, settings.skip)
+        self._recurrent = self._quantize_recurrent(recurrent)
         network.eval()
-        self._check_counts(len(layers), len(attentions))
+        self._check_counts(len(layers), len(attentions), len(recurrent))
+        for quanter in self._weight_quanters():
+            quanter.top = weight_top
+        self._weight_top = weight_top
 
     def finish_calibration(self) -> None:
         """End observation: ranges are set, weights and activations are quantized from now on.
@@ -84,15 +111,13 @@ class QuantizedNetwork:
                 failures.append(str(error))
         if failures:
             raise CalibrationFailed("; ".join(failures[:5]), hint="calibrate on more speech")
-        for item in self._layers:
-            item.quanter.enabled = True
+        self._enable_weights()
 
     def restore(self, ranges: Ranges) -> None:
         """Continue from the ranges of an earlier run instead of calibrating."""
         for name, quanter in self.edges.items():
             quanter.restore(ranges.activations[name].absmax)
-        for item in self._layers:
-            item.quanter.enabled = True
+        self._enable_weights()
 
     def ranges(self) -> Ranges:
         """The ranges as they are now."""
@@ -100,12 +125,26 @@ class QuantizedNetwork:
             activations={name: quanter.range() for name, quanter in self.edges.items()},
             weights=tuple(self._weight_range(item) for item in self._layers),
             products=tuple(self._products),
+            recurrent=tuple(
+                RecurrentRange(
+                    parameter=name, absmax=tuple(map(float, quanter.absmax(weight).numpy()))
+                )
+                for name, weight, quanter in self._recurrent
+            ),
+            weight_top=self._weight_top,
         )
 
     def plain_state_dict(self) -> dict[str, Any]:
         """Weights under PaddleSpeech's names, as numpy arrays: a checkpoint that it can load."""
         state = self.network.state_dict()
         return {name: state[name].numpy() for name in self._plain_names}
+
+    def _weight_quanters(self) -> list[WeightQuanter]:
+        return [item.quanter for item in self._layers] + [item[2] for item in self._recurrent]
+
+    def _enable_weights(self) -> None:
+        for quanter in self._weight_quanters():
+            quanter.enabled = True
 
     def _weight_range(self, item: _Prepared) -> WeightRange:
         absmax = item.quanter.absmax(item.edges.layer.weight).numpy()
@@ -171,41 +210,55 @@ class QuantizedNetwork:
     def _quantize_attentions(self, attentions: list[AttentionEdges]) -> None:
         """Replace the attention layers, whose projections are quantized by now."""
         config = QuantConfig(activation=None, weight=None)
-        config.add_qat_layer_mapping(RelPositionMultiHeadedAttention, QuantedRelPositionAttention)
+        for plain, quantized in _ATTENTIONS.items():
+            config.add_qat_layer_mapping(plain, quantized)
         for item in attentions:
             config.add_layer_config(item.layer)
         QAT(config).quantize(self.network, inplace=True)
         placed = dict(self.network.named_sublayers())
         for item in attentions:
-            operands = {
-                operand: self._edge(f"{item.name}:{operand}", unsigned=operand == "weights")
-                for operand in ATTENTION_OPERANDS
-            }
-            placed[item.name].quanters = AttentionQuanters(**operands)
+            products = placed[item.name].products
+            operands = [operand for _, *pair in products for operand in pair]
+            placed[item.name].quanters = AttentionQuanters(
+                {
+                    operand: self._edge(f"{item.name}:{operand}", unsigned=operand == "weights")
+                    for operand in operands
+                }
+            )
             self._products += [
                 ProductRange(
                     right_parameter=f"{item.name}.{parameter}.weight",
                     left=f"{item.name}:{left}",
                     right=f"{item.name}:{right}",
                 )
-                for parameter, left, right in _PRODUCTS
+                for parameter, left, right in products
             ]
 
-    def _check_counts(self, layers: int, attentions: int) -> None:
+    def _quantize_recurrent(
+        self, recurrent: list[RecurrentEdges]
+    ) -> list[tuple[str, Any, WeightQuanter]]:
+        """Replace the recurrent layers; name, weight and quanter of all that they multiply by."""
+        config = QuantConfig(activation=None, weight=None)
+        config.add_qat_layer_mapping(paddle.nn.LSTM, QuantedLSTM)
+        config.add_qat_layer_mapping(paddle.nn.GRU, QuantedGRU)
+        for item in recurrent:
+            config.add_layer_config(item.layer)
+        QAT(config).quantize(self.network, inplace=True)
+        placed = dict(self.network.named_sublayers())
+        return [
+            (f"{item.name}.{own}", weight, quanter)
+            for item in recurrent
+            for own, weight, quanter in placed[item.name].quantized_weights()
+        ]
+
+    def _check_counts(self, layers: int, attentions: int, recurrent: int) -> None:
         """paddle.quantization skips what it does not know without a word; we do not."""
         types = [type(layer) for layer in self.network.sublayers()]
         placed = sum(t in (QuantedLinear, QuantedConv1D, QuantedConv2D) for t in types)
-        products = types.count(QuantedRelPositionAttention)
-        if (placed, products) != (layers, attentions):
+        products = sum(types.count(quantized) for quantized in _ATTENTIONS.values())
+        cells = sum(t in (QuantedLSTM, QuantedGRU) for t in types)
+        if (placed, products, cells) != (layers, attentions, recurrent):
             raise RuntimeError(
-                f"quantized {placed} layers and {products} attentions, "
-                f"expected {layers} and {attentions}"
+                f"quantized {placed} layers, {products} attentions and {cells} recurrent layers, "
+                f"expected {layers}, {attentions} and {recurrent}"
             )
-
-
-# Right-hand weight, left and right operand of the three products of relative-position attention.
-_PRODUCTS = (
-    ("linear_k", "query_content", "key"),
-    ("linear_pos", "query_position", "position"),
-    ("linear_v", "weights", "value"),
-)

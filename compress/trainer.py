@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import Any
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol
 
 import numpy as np
 
 from asrcompress.acoustic import (
+    FULL_CONTEXT,
     TRAINING_CONTEXT,
+    Context,
     Encoded,
     encode,
     has_attention_loss,
@@ -18,7 +21,7 @@ from asrcompress.acoustic import (
     task_loss,
 )
 from asrcompress.compress.batches import Batch, TrainingSet
-from asrcompress.compress.quantized_network import QuantizedNetwork
+from asrcompress.compress.quanters import ActivationQuanter
 from asrcompress.compress.workers import Workers
 from asrcompress.errors import TrainingFailed
 from asrcompress.paddle_imports import import_paddle
@@ -65,28 +68,55 @@ class Progress:
     step: int = 0
 
 
+# What AdamW keeps of each parameter: its name, and which of the accumulators.
+_ACCUMULATOR = re.compile(r"(.+)(_(?:moment[12]|beta[12]_pow_acc)_0)")
+
+
+class Trainable(Protocol):
+    """A network to train; a `QuantizedNetwork`, or one without quanters."""
+
+    @property
+    def network(self) -> Any:
+        """PaddleSpeech's network."""
+
+    @property
+    def edges(self) -> Mapping[str, ActivationQuanter]:
+        """Quanters whose ranges are trained along."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlainNetwork:
+    """A network that is trained in float, such as a pruned one."""
+
+    network: Any
+    edges: Mapping[str, ActivationQuanter] = field(default_factory=dict)
+
+
 class Trainer:
-    """Trains a `QuantizedNetwork` in place.
+    """Trains a network in place.
 
     Args:
-        quantized: calibrated.
+        subject: a calibrated `QuantizedNetwork`, or a `PlainNetwork`.
         teacher: the FP32 network, or None where there is no distillation.
         settings: checked.
         data: what to train on.
         workers: the processes that train together; None for this one alone.
+        contexts: how far a U2 encoder sees, batch by batch in turn, teacher and network alike; by
+            default what PaddleSpeech draws in training, with a teacher that sees everything.
     """
 
     def __init__(
         self,
-        quantized: QuantizedNetwork,
+        subject: Trainable,
         teacher: Any | None,
         settings: Training,
         data: TrainingSet,
         workers: Workers | None = None,
+        contexts: Sequence[Context] = (TRAINING_CONTEXT,),
     ) -> None:
-        self._network, self._teacher = quantized.network, teacher
+        self._network, self._teacher = subject.network, teacher
         self._settings, self._data = settings, data
-        self._workers = workers or Workers()
+        self._workers, self._contexts = workers or Workers(), tuple(contexts)
         self.progress = Progress()
         per_epoch = (
             math.ceil(len(data.groups(epoch)) / settings.accumulate)
@@ -94,9 +124,9 @@ class Trainer:
         )
         self.total_steps = max(1, sum(per_epoch))
         self._trained = [p for p in self._network.parameters() if not p.stop_gradient]
-        ranges = {q.absmax.name for q in quantized.edges.values()}
+        ranges = {q.absmax.name for q in subject.edges.values()}
         self._averaged_ranges = [
-            q.absmax for q in quantized.edges.values() if q.update == "moving_average"
+            q.absmax for q in subject.edges.values() if q.update == "moving_average"
         ]
         self._schedule = paddle.optimizer.lr.LambdaDecay(1.0, self._learning_rate)
         self._optimizer = paddle.optimizer.AdamW(
@@ -128,7 +158,8 @@ class Trainer:
             # Dropout must not depend on what ran before, or a resumed run would differ.
             key = (self._settings.seed, epoch, number, self._workers.rank)
             paddle.seed(int(np.random.default_rng(key).integers(2**31)))
-            losses = self._backward(batch, accumulate)
+            context = self._contexts[number % len(self._contexts)]
+            losses = self._backward(batch, accumulate, context)
             if not math.isfinite(losses.total):
                 raise TrainingFailed(
                     f"epoch {epoch}, batch {number}: loss is {losses.total}",
@@ -150,16 +181,35 @@ class Trainer:
         """All that a resumed run needs, for ``paddle.save``."""
         return {
             "network": self._network.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": self._renamed(self._optimizer.state_dict(), to_structured=True),
             "progress": (self.progress.epoch, self.progress.batch, self.progress.step),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
         self._network.set_state_dict(state["network"])
-        self._optimizer.set_state_dict(state["optimizer"])
+        self._optimizer.set_state_dict(self._renamed(state["optimizer"], to_structured=False))
         epoch, batch, step = state["progress"]
         self.progress = Progress(epoch=epoch, batch=batch, step=step)
+
+    def _renamed(self, state: dict[str, Any], *, to_structured: bool) -> dict[str, Any]:
+        """Optimizer state by structured names instead of Paddle's running numbers, or back.
+
+        Paddle numbers the tensors of a process; a resumed one may have built other networks
+        before this one.
+        """
+        pairs = [(tensor.name, name) for name, tensor in self._network.named_parameters()]
+        names = dict(pairs) if to_structured else {name: number for number, name in pairs}
+        renamed = {}
+        for key, value in state.items():
+            found = _ACCUMULATOR.fullmatch(key)
+            if found and found[1] in names:
+                renamed[names[found[1]] + found[2]] = value
+            elif key == "master_weights":  # of mixed precision
+                renamed[key] = {names[name]: tensor for name, tensor in value.items()}
+            else:
+                renamed[key] = value
+        return renamed
 
     def _learning_rate(self, step: int) -> float:
         """Linear warm-up, then a half cosine down to 1 % (Loshchilov & Hutter, 2017)."""
@@ -170,13 +220,13 @@ class Trainer:
         done = (step - warmup) / max(1, self.total_steps - warmup)
         return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
-    def _backward(self, batch: Batch | None, accumulate: int) -> Losses:
+    def _backward(self, batch: Batch | None, accumulate: int, context: Context) -> Losses:
         """Gradients of this worker's share; the losses of the whole batch."""
         names = [item.name for item in fields(Losses)]
         values: list[float | None] = [0.0] * len(names)
         if batch is not None:
             with paddle.amp.auto_cast(enable=self._settings.amp):
-                losses, total = self._losses(batch)
+                losses, total = self._losses(batch, context)
             self._scaler.scale(total * (batch.weight / accumulate)).backward()
             values = [getattr(losses, name) for name in names]
         weight = 0.0 if batch is None else batch.weight
@@ -202,17 +252,18 @@ class Trainer:
         # Each worker's moving averages saw its own share only; learned ranges have a gradient.
         self._workers.average(self._averaged_ranges)
 
-    def _losses(self, batch: Batch) -> tuple[Losses, Any]:
+    def _losses(self, batch: Batch, context: Context) -> tuple[Losses, Any]:
         """The checkpoint's own loss and the imitation of the teacher."""
         network = self._network
         speech, lengths = paddle.to_tensor(batch.features), paddle.to_tensor(batch.lengths)
         text, text_lengths = paddle.to_tensor(batch.tokens), paddle.to_tensor(batch.token_lengths)
-        encoded = encode(network, speech, lengths, TRAINING_CONTEXT)
+        encoded = encode(network, speech, lengths, context)
         task = task_loss(network, encoded, text, text_lengths)
         share, imitation = self._settings.distillation, None
         total = task.total
         if self._teacher is not None:
-            imitation = self._imitation(encoded, speech, lengths)
+            seen = FULL_CONTEXT if context == TRAINING_CONTEXT else context
+            imitation = self._imitation(encoded, speech, lengths, seen)
             total = (1 - share) * total + share * imitation
         losses = Losses(
             total=float(total),
@@ -222,7 +273,7 @@ class Trainer:
         )
         return losses, total
 
-    def _imitation(self, encoded: Encoded, speech: Any, lengths: Any) -> Any:
+    def _imitation(self, encoded: Encoded, speech: Any, lengths: Any, context: Context) -> Any:
         """KL(teacher || student) of the frame posteriors (Hinton et al. 2015, arXiv:1503.02531).
 
         Summed over an utterance's frames like the CTC loss, averaged over the batch.
@@ -230,12 +281,17 @@ class Trainer:
         temperature, teacher = self._settings.temperature, self._teacher
         assert teacher is not None
         with paddle.no_grad():
-            target = head_of(teacher)(encode(teacher, speech, lengths).hidden)
-            target = F.log_softmax(target / temperature, axis=-1)
+            wanted = encode(teacher, speech, lengths, context).hidden
+            target = F.log_softmax(head_of(teacher)(wanted) / temperature, axis=-1)
         student = F.log_softmax(head_of(self._network)(encoded.hidden) / temperature, axis=-1)
         per_frame = (target.exp() * (target - student)).sum(-1)
         kept = _valid(encoded, per_frame.shape[1])
-        return (per_frame * kept).sum() / len(speech) * temperature**2
+        distance = (per_frame * kept).sum() / len(speech) * temperature**2
+        if not self._settings.hidden_distillation:
+            return distance
+        # Squared distance of hidden states of width D, per frame, relative to their own size.
+        apart = ((encoded.hidden - wanted) ** 2).sum(-1) / (wanted**2).sum(-1)
+        return distance + self._settings.hidden_distillation * (apart * kept).sum() / len(speech)
 
 
 def _valid(encoded: Encoded, frames: int) -> Any:

@@ -1,6 +1,6 @@
-"""Which tensors of a U2 Conformer are quantized, and which layers share one.
+"""Which tensors of a U2 encoder are quantized, and which layers share one.
 
-One rule per place of the network; `edges_of` applies them to every layer. Two layers that read the
+One rule per place of the network; `layers_of` applies them to every layer. Two layers that read the
 same tensor name the same edge, and a convolution names its output where the next layer reads it.
 """
 
@@ -10,71 +10,78 @@ import re
 from typing import Any
 
 from asrcompress.compress.edges import AttentionEdges, LayerEdges
-from asrcompress.errors import BadCheckpoint
 from asrcompress.paddle_imports import import_paddle
+from asrcompress.unused_layers import belongs_to, unused_layers
 
 paddle = import_paddle()
 
 # Sub-networks that are shipped; the attention decoder only takes part in the training loss.
 _SHIPPED = ("encoder.", "ctc.")
+_SUBSAMPLING = re.compile(r"encoder\.embed\.(conv\.\d+|pw_conv|dw_conv)")
+# The first layer behind the convolutions that reads their output as it is. A Squeezeformer scales
+# it before, so its input_proj has an edge of its own.
+_BEHIND_SUBSAMPLING = ("encoder.embed.out.0", "encoder.embed.linear")
+_NOT_NEGATIVE = (paddle.nn.ReLU, paddle.nn.ReLU6)
 
 
 def layers_of(network: Any) -> list[LayerEdges]:
     """Every layer of `network` to quantize, in forward order."""
-    return [
-        _edges(name, layer)
-        for name, layer in network.named_sublayers()
-        if name.startswith(_SHIPPED)
-        and isinstance(layer, paddle.nn.Linear | paddle.nn.Conv1D | paddle.nn.Conv2D)
-    ]
+    sublayers = dict(network.named_sublayers())
+    unused = unused_layers(network)
+    found: list[LayerEdges] = []
+    source: str | None = None  # what the last convolution of the subsampling wrote
+    for name, layer in sublayers.items():
+        if not name.startswith(_SHIPPED) or belongs_to(name, unused):
+            continue
+        if isinstance(layer, paddle.nn.Conv2D) and _SUBSAMPLING.fullmatch(name):
+            found.append(_subsampling(name, layer, source))
+            source = found[-1].output
+        elif source is not None and name in _BEHIND_SUBSAMPLING:
+            found.append(LayerEdges(name=name, layer=layer, axis=1, input=source, input_unsigned=True))
+        elif isinstance(layer, paddle.nn.Linear | paddle.nn.Conv1D):
+            found.append(_edges(name, layer, sublayers))
+    return found
 
 
 def attentions_of(network: Any) -> list[AttentionEdges]:
     """Every attention layer whose products are quantized."""
-    found = []
-    for name, layer in network.named_sublayers():
-        if re.fullmatch(r"encoder\.encoders\.\d+\.self_attn", name):
-            if not hasattr(layer, "pos_bias_u"):
-                raise BadCheckpoint(
-                    f"{name}: is {type(layer).__name__}, expected relative-position attention",
-                    hint="only selfattention_layer_type: rel_selfattn is supported",
-                )
-            found.append(AttentionEdges(name=name, layer=layer))
-    return found
+    return [
+        AttentionEdges(name=name, layer=layer)
+        for name, layer in network.named_sublayers()
+        if re.fullmatch(r"encoder\.encoders\.\d+\.self_attn", name)
+    ]
 
 
-def _edges(name: str, layer: Any) -> LayerEdges:
+def _subsampling(name: str, layer: Any, source: str | None) -> LayerEdges:
+    """A convolution of the subsampling: a ReLU follows each, and the next one reads that."""
+    return LayerEdges(
+        name=name,
+        layer=layer,
+        axis=0,
+        input=source or f"{name}:input",
+        input_unsigned=source is not None,
+        output=f"{name}:output",
+        output_unsigned=True,
+    )
+
+
+def _edges(name: str, layer: Any, sublayers: dict[str, Any]) -> LayerEdges:
+    owner, _, own = name.rpartition(".")
     axis = 1 if isinstance(layer, paddle.nn.Linear) else 0
-    if name == "encoder.embed.conv.0":
-        return LayerEdges(
-            name=name,
-            layer=layer,
-            axis=axis,
-            input=f"{name}:input",
-            output=f"{name}:output",
-            output_unsigned=True,
-        )
-    if name == "encoder.embed.conv.2":
-        return LayerEdges(
-            name=name,
-            layer=layer,
-            axis=axis,
-            input="encoder.embed.conv.0:output",
-            input_unsigned=True,
-            output=f"{name}:output",
-            output_unsigned=True,
-        )
-    if name == "encoder.embed.out.0":
-        conv = "encoder.embed.conv.2:output"
-        return LayerEdges(name=name, layer=layer, axis=axis, input=conv, input_unsigned=True)
-    if name.endswith((".linear_q", ".linear_k", ".linear_v")):
-        attention = name.rpartition(".")[0]
-        return LayerEdges(name=name, layer=layer, axis=axis, input=f"{attention}:input")
-    if name.endswith(".linear_pos"):
-        return LayerEdges(name=name, layer=layer, axis=axis, input="encoder.embed.pos_enc:table")
-    if name.endswith(".depthwise_conv"):
-        return LayerEdges(
-            name=name, layer=layer, axis=axis, input=f"{name}:input", output=f"{name}:output"
-        )
+    edge, unsigned, output = f"{name}:input", False, None
+    if own in ("linear_q", "linear_k", "linear_v"):
+        edge = f"{owner}:input"
+    elif own == "linear_pos":
+        edge = "encoder.embed.pos_enc:table"
+    elif own in ("depthwise_conv", "dw_conv"):
+        output = f"{name}:output"
+    elif name == "encoder.time_reduction_layer.pw_conv":
+        edge = f"{owner}.dw_conv:output"
+    elif own in ("w_2", "pointwise_conv2"):
+        unsigned = isinstance(sublayers[owner].activation, _NOT_NEGATIVE)
+    elif name == "encoder.embed.input_proj.0":
+        unsigned = True  # ReLU, times a positive number
     # Pointwise convolutions are exported as matrix products, whose outputs stay float.
-    return LayerEdges(name=name, layer=layer, axis=axis, input=f"{name}:input")
+    return LayerEdges(
+        name=name, layer=layer, axis=axis, input=edge, input_unsigned=unsigned, output=output
+    )

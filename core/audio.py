@@ -56,12 +56,15 @@ def read_audio(
     return check_samples(_decode(path, start_s, end_s), item=str(path))
 
 
-def check_samples(samples: np.ndarray, *, item: str = "samples") -> np.ndarray:
+def check_samples(
+    samples: np.ndarray, *, item: str = "samples", at_least: int = MIN_SAMPLES
+) -> np.ndarray:
     """`samples` as float32 in [-1, 1), or a `BadAudio` that says what is wrong with them.
 
     Args:
         samples: shape (n_samples,); floats in [-1, 1), or int16.
         item: what to call them in a message.
+        at_least: fewer samples than this are refused; 1 or more.
     """
     if not isinstance(samples, np.ndarray) or samples.ndim != 1:
         shape = getattr(samples, "shape", type(samples).__name__)
@@ -70,9 +73,10 @@ def check_samples(samples: np.ndarray, *, item: str = "samples") -> np.ndarray:
         samples = samples / _FULL_SCALE
     elif samples.dtype.kind != "f":
         raise BadAudio(f"{item}: samples are {samples.dtype}, expected float32 or int16")
-    if len(samples) < MIN_SAMPLES:
+    if len(samples) < at_least:
         raise BadAudio(
-            f"{item}: too short, got {len(samples)} samples, expected {MIN_SAMPLES} (25 ms) or more"
+            f"{item}: too short, got {len(samples)} samples, "
+            f"expected {at_least} ({at_least * 1000 / SAMPLE_RATE_HZ:g} ms) or more"
         )
     # min and max see every NaN and infinity and allocate nothing.
     low, high = float(samples.min()), float(samples.max())

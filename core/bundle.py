@@ -20,10 +20,12 @@ from typing import Any
 from asrcompress import strict_json
 from asrcompress.bundle_manifest import (
     MANIFEST_NAME,
-    SCHEMA_VERSION,
+    READABLE_VERSIONS,
+    SIGNATURE_NAME,
     BundleManifest,
     FileRecord,
     Source,
+    StreamingModel,
     TensorSpec,
     check_file_name,
 )
@@ -36,6 +38,7 @@ from asrcompress.files import (
     write_atomically,
     writing,
 )
+from asrcompress.signature import Signature, check_signature, read_signature, sign
 from asrcompress.tokens import Vocabulary
 
 __all__ = [
@@ -43,8 +46,10 @@ __all__ = [
     "BundleManifest",
     "FileRecord",
     "Source",
+    "StreamingModel",
     "TensorSpec",
     "read_bundle",
+    "sign_bundle",
     "write_bundle",
 ]
 
@@ -60,11 +65,14 @@ class Bundle:
     Attributes:
         path: its folder.
         tokens: the output symbols, in the order of the graph's outputs.
+        signature: as it lies beside ``bundle.json``, or None. Only `read_bundle` with a public key
+            has checked it.
     """
 
     path: Path
     manifest: BundleManifest
     tokens: Vocabulary
+    signature: Signature | None = None
 
     @property
     def model_path(self) -> Path:
@@ -120,17 +128,24 @@ def write_bundle(
     return read_bundle(directory, verify=False)
 
 
-def read_bundle(directory: Path, verify: bool = True) -> Bundle:
+def read_bundle(directory: Path, verify: bool = True, public_key: Path | None = None) -> Bundle:
     """Read a bundle and check all of it.
 
     Args:
         directory: the bundle's folder.
         verify: hash every file; without it, names, sizes and ``bundle.json`` are still checked.
+        public_key: insist on a signature by this key, before anything in the folder is believed.
     Raises:
         BadBundle: says which file and what is wrong with it.
+        BadSignature: with `public_key`, not signed, by another key, or changed since.
+        MissingExtra: with `public_key`, cryptography is not installed.
     """
     directory = Path(directory)
-    manifest = _read_manifest(directory)
+    content = _manifest_bytes(directory)
+    signature = read_signature(directory / SIGNATURE_NAME)
+    if public_key is not None:
+        check_signature(content, signature, public_key, item=str(directory))
+    manifest = _parse_manifest(directory / MANIFEST_NAME, content)
     _check_names(directory, manifest)
     for name, record in manifest.files.items():
         _check_file(directory / name, record, verify)
@@ -140,10 +155,31 @@ def read_bundle(directory: Path, verify: bool = True) -> Bundle:
         raise BadBundle(f"{path}: {len(tokens)} symbols, expected {manifest.vocab_size}")
     if tokens.blank_id != manifest.blank_id:
         raise BadBundle(f"{path}: blank has id {tokens.blank_id}, expected {manifest.blank_id}")
-    return Bundle(path=directory, manifest=manifest, tokens=tokens)
+    return Bundle(path=directory, manifest=manifest, tokens=tokens, signature=signature)
 
 
-def _read_manifest(directory: Path) -> BundleManifest:
+def sign_bundle(directory: Path, private_key: Path, *, force: bool = False) -> Path:
+    """Check a bundle, and write the signature of its ``bundle.json`` beside it.
+
+    Args:
+        force: replace a signature that is there.
+    Returns:
+        path of the signature.
+    Raises:
+        BadBundle: the bundle is not whole.
+        BadSignature: the key cannot be used.
+        OutputExists: it is signed already.
+        MissingExtra: cryptography is not installed.
+    """
+    path = directory / SIGNATURE_NAME
+    refuse_overwrite(path, force)
+    content = _manifest_bytes(directory)
+    read_bundle(directory)
+    write_atomically(path, sign(content, private_key).to_bytes())
+    return path
+
+
+def _manifest_bytes(directory: Path) -> bytes:
     path = directory / MANIFEST_NAME
     if not directory.is_dir():
         raise BadBundle(f"{directory}: no such folder, expected a bundle")
@@ -155,7 +191,10 @@ def _read_manifest(directory: Path) -> BundleManifest:
             hint="asrcompress export --format onnx writes one",
         )
     with reading(path, BadBundle):
-        content = path.read_bytes()
+        return path.read_bytes()
+
+
+def _parse_manifest(path: Path, content: bytes) -> BundleManifest:
     try:
         tree = strict_json.parse(content.decode("utf-8"))
     except ValueError as error:
@@ -168,9 +207,10 @@ def _read_manifest(directory: Path) -> BundleManifest:
 def _check_schema_version(path: Path, tree: Any) -> None:
     """First of all: what a later schema means by its other keys cannot be known here."""
     version = tree.get("schema_version") if isinstance(tree, dict) else None
-    if version != SCHEMA_VERSION or isinstance(version, bool):
+    if version not in READABLE_VERSIONS or isinstance(version, bool):
+        known = " or ".join(str(item) for item in READABLE_VERSIONS)
         raise BadBundle(
-            f"{path}: unknown schema_version, got {version!r}, expected {SCHEMA_VERSION}",
+            f"{path}: unknown schema_version, got {version!r}, expected {known}",
             hint="use a release of asrcompress that knows it, or export the bundle again",
         )
 
@@ -212,10 +252,12 @@ def _check_names(directory: Path, manifest: BundleManifest) -> None:
         if not entry.is_file(follow_symlinks=False):
             kind = "a symbolic link" if entry.is_symlink() else "no plain file"
             raise BadBundle(f"{directory / name}: is {kind}, expected a file", hint=_EXPORT_AGAIN)
-    for name in (manifest.model, manifest.tokens):
+    streaming = () if manifest.streaming is None else (manifest.streaming.model,)
+    named = (*streaming, *manifest.golden_files, *manifest.lite_files)
+    for name in (manifest.model, manifest.tokens, *named):
         if name not in manifest.files:
             raise BadBundle(f"{directory / MANIFEST_NAME}: {name} is not among its files")
-    foreign = sorted(found.keys() - manifest.files.keys())
+    foreign = sorted(found.keys() - manifest.files.keys() - {SIGNATURE_NAME})
     if foreign:
         raise BadBundle(
             f"{directory}: does not belong to the bundle, got {', '.join(foreign)}",

@@ -1,4 +1,4 @@
-"""Commands that make a smaller model: qat, ptq, report."""
+"""Commands that make a smaller model: qat, ptq, prune, report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from asrcompress.cli_options import COMPRESS, Force, Json, Quiet, Target
+from asrcompress.cli_options import COMPRESS, Force, Json, Quiet
 from asrcompress.cli_recipe import require_checkpoint, with_recipe
 from asrcompress.console import Console
 from asrcompress.errors import BadRecipe
@@ -22,7 +22,6 @@ app = typer.Typer()
 def qat(
     *,
     recipe: Recipe,
-    target: Target = "int8",
     export_to: Annotated[
         Path | None, typer.Option(help="write the bundle here if the gate passes")
     ] = None,
@@ -33,7 +32,7 @@ def qat(
     """Quantize with training, export, and judge the artifact by its CER."""
     if recipe.training.epochs == 0:
         raise BadRecipe("training.epochs: got 0, expected at least 1", hint="asrcompress ptq")
-    _compress("qat", recipe, target, export_to, force=force, json=json, quiet=quiet)
+    _compress("qat", recipe, export_to, force=force, json=json, quiet=quiet)
 
 
 @app.command(rich_help_panel=COMPRESS)
@@ -41,7 +40,6 @@ def qat(
 def ptq(
     *,
     recipe: Recipe,
-    target: Target = "int8",
     export_to: Annotated[
         Path | None, typer.Option(help="write the bundle here if the gate passes")
     ] = None,
@@ -52,13 +50,35 @@ def ptq(
     """Quantize without training (calibration only), export, and judge the artifact by its CER."""
     training = dataclasses.replace(recipe.training, epochs=0)
     recipe = dataclasses.replace(recipe, training=training)
-    _compress("ptq", recipe, target, export_to, force=force, json=json, quiet=quiet)
+    _compress("ptq", recipe, export_to, force=force, json=json, quiet=quiet)
+
+
+@app.command(rich_help_panel=COMPRESS)
+@with_recipe
+def prune(*, recipe: Recipe, json: Json = False, quiet: Quiet = False) -> None:
+    """Remove what matters least, train what is left, and judge it; still in float.
+
+    The result is a checkpoint like any other. Without this command, qat and ptq prune first where
+    the recipe's [prune] table asks for it.
+    """
+    from asrcompress import render
+    from asrcompress.checkpoint import read_checkpoint
+    from asrcompress.prune_job import prune_model
+
+    source = recipe.checkpoint
+    path = require_checkpoint(recipe)
+    checkpoint = read_checkpoint(path, config=source.config, weights=source.weights)
+    outcome = prune_model(recipe, checkpoint, Console(quiet=quiet or json))
+    if outcome is None:  # one of several training processes, and not the one that reports
+        return
+    render.show(outcome.to_json(), render.pruning(outcome), json=json)
+    if outcome.failure is not None:
+        raise outcome.failure
 
 
 def _compress(
     kind: str,
     recipe: Recipe,
-    target: str,
     export_to: Path | None,
     *,
     force: bool,
@@ -70,15 +90,16 @@ def _compress(
     from asrcompress.files import refuse_overwrite
     from asrcompress.pipeline import compress
     from asrcompress.shipping import ship_run
+    from asrcompress.targets import check_target
 
-    if target != "int8":
-        raise BadRecipe(f"--target: got {target}, expected int8")
     if export_to is not None:
         refuse_overwrite(export_to, force)  # before hours of training, not after
     source = recipe.checkpoint
     path = require_checkpoint(recipe)
     checkpoint = read_checkpoint(path, config=source.config, weights=source.weights)
     console = Console(quiet=quiet or json)
+    for warning in check_target(recipe, checkpoint):
+        console.warn(warning)
     outcome = compress(kind, recipe, checkpoint, console)
     if outcome is None:  # one of several training processes, and not the one that reports
         return

@@ -83,6 +83,12 @@ def evaluate(
     weights: Weights = None,
     threads: Threads = 1,
     processes: Annotated[int, typer.Option(min=1, help="processes to spread it over")] = 1,
+    chunk_size: Annotated[
+        int, typer.Option(min=0, help="hear in chunks of N output frames; 0: whole utterances")
+    ] = 0,
+    left_chunks: Annotated[
+        int, typer.Option(min=-1, help="chunks of history that attention sees; -1: all")
+    ] = -1,
     worst: Annotated[int, typer.Option(min=0, help="worst utterances to show")] = 5,
     json: Json = False,
     quiet: Quiet = False,
@@ -90,11 +96,18 @@ def evaluate(
     """Measure the character error rate, with its interval, and the real-time factor."""
     from asrcompress import evaluation, render
     from asrcompress.manifest import load_manifest
+    from asrcompress.recipe import Streaming
     from asrcompress.recognizer import open_recognizer
 
     utterances = load_manifest(manifest)
+    streaming = Streaming(chunk_size=chunk_size, left_chunks=left_chunks) if chunk_size else None
     opener = functools.partial(
-        open_recognizer, model, config=config, weights=weights, threads=threads
+        open_recognizer,
+        model,
+        config=config,
+        weights=weights,
+        threads=threads,
+        streaming=streaming,
     )
     console = Console(quiet=quiet or json)
     if processes == 1:

@@ -23,9 +23,12 @@ _TABLES = {
     "": "Run",
     "checkpoint": "Checkpoint",
     "data": "Data",
+    "prune": "Pruning",
     "quantization": "Quantization",
     "training": "Training",
+    "decoding": "Decoding",
     "gate": "Gate",
+    "streaming": "Streaming",
     "export": "Export",
 }
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from asrcompress.cli_options import SHIP, Force, Json, Quiet, Threads
 from asrcompress.cli_recipe import require_checkpoint, with_recipe
+from asrcompress.cli_stream import hear
 from asrcompress.console import Console
 from asrcompress.errors import BadRecipe
 from asrcompress.recipe import Recipe
+
+if TYPE_CHECKING:
+    from asrcompress.runtime import Transcript
 
 app = typer.Typer()
 
@@ -39,7 +43,8 @@ def export(
     if format != "onnx":
         raise BadRecipe(f"--format: got {format}, expected onnx")
     if precision == "int8":
-        bundle = shipping.ship_run(shipping.find_run(source, recipe), output, force=force)
+        run = shipping.find_run(source, recipe)
+        bundle = shipping.ship_run(run, output, target=recipe.export.target, force=force)
     elif precision == "fp32":
         path = source or require_checkpoint(recipe)
         bundle = shipping.ship_checkpoint(
@@ -53,34 +58,74 @@ def export(
 @app.command(rich_help_panel=SHIP)
 def verify(
     bundle: Annotated[Path, typer.Argument(help="bundle folder")],
+    public_key: Annotated[
+        Path | None, typer.Option(help="insist on a signature by this Ed25519 key (PEM)")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Check every hash of a bundle, load it, and transcribe a second of silence."""
+    """Check every hash and the signature of a bundle, and run its golden self-test here."""
     import numpy
 
     from asrcompress import render
+    from asrcompress.golden import check_self_test
     from asrcompress.runtime import Transcriber
 
-    transcriber = Transcriber(bundle)
+    transcriber = Transcriber(bundle, public_key=public_key)
     transcriber.transcribe(numpy.zeros(16_000, numpy.float32))
-    checked = transcriber.bundle
-    render.show(checked.manifest.to_json(), render.bundle(checked), json=json)
+    result = transcriber.self_test()
+    verification = render.Verification(
+        bundle=transcriber.bundle, self_test=result, signed=public_key is not None
+    )
+    render.show(verification.to_json(), render.verification(verification), json=json)
+    if result is not None:
+        check_self_test(result, item=str(bundle))
+
+
+@app.command(rich_help_panel=SHIP)
+def sign(
+    bundle: Annotated[Path, typer.Argument(help="bundle folder")],
+    key: Annotated[Path, typer.Option(help="private Ed25519 key (PEM)")],
+    new_key: Annotated[
+        bool, typer.Option("--new-key", help="make the key first, and .pub beside it")
+    ] = False,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Sign a bundle with Ed25519, after checking every hash of it."""
+    from asrcompress import render
+    from asrcompress.bundle import sign_bundle
+    from asrcompress.signature import new_key as make_key
+
+    public_key = make_key(key) if new_key else None
+    path = sign_bundle(bundle, key, force=force)
+    made = {"signature": str(path), "public_key": None if public_key is None else str(public_key)}
+    lines = [str(path)] if public_key is None else [str(path), f"public key: {public_key}"]
+    render.show(made, "\n".join(lines), json=json)
 
 
 @app.command(rich_help_panel=SHIP)
 def transcribe(
     bundle: Annotated[Path, typer.Argument(help="bundle folder")],
-    audio: Annotated[list[Path], typer.Argument(help="16 kHz mono audio files")],
+    audio: Annotated[list[Path], typer.Argument(help="16 kHz mono audio files; - with --stream: stdin")],
     threads: Threads = 1,
     beam: Annotated[int, typer.Option(min=1, help="prefixes of the beam search; 1: greedy")] = 1,
+    timestamps: Annotated[
+        bool, typer.Option("--timestamps", help="when each word was said, in seconds")
+    ] = False,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="hear in chunks, as it is said; a line per utterance")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Transcribe audio files, one line each."""
+    """Transcribe audio files, one line each; with --stream also samples (s16le) from stdin."""
     from asrcompress import render
     from asrcompress.runtime import Transcriber
 
-    transcriber = Transcriber(bundle, threads=threads, beam=beam)
+    transcriber = Transcriber(bundle, threads=threads, beam=beam, timestamps=timestamps)
+    if stream:
+        hear(transcriber, audio, console=Console(quiet=quiet or json), json=json)
+        return
     transcripts = []
     with Console(quiet=quiet or json).progress("transcribing") as advance:
         for path, transcript in zip(audio, transcriber.transcribe_stream(audio), strict=True):
@@ -88,9 +133,15 @@ def transcribe(
             advance(len(transcripts), len(audio))
     render.show(
         {"transcripts": [{"audio": str(p), **dataclasses.asdict(t)} for p, t in transcripts]},
-        "\n".join(f"{path}\t{item.text}" for path, item in transcripts),
+        "\n".join(_lines(path, item) for path, item in transcripts),
         json=json,
     )
+
+
+def _lines(path: Path, transcript: Transcript) -> str:
+    """The text of a file, and below it a line for each word whose times are known."""
+    words = (f"\t{word.start_s:.2f}\t{word.end_s:.2f}\t{word.text}" for word in transcript.words)
+    return "\n".join([f"{path}\t{transcript.text}", *words])
 
 
 @app.command(rich_help_panel=SHIP)

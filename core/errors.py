@@ -12,13 +12,17 @@
     ├─ TrainingFailed           a loss that is not finite
     ├─ ExportFailed             a graph that could not be written as asked
     │  └─ ParityFailed          the graph disagrees with the model it came from
+    ├─ BadLanguageModel         an n-gram model for decoding
     ├─ BadBundle                hash, schema version, missing or foreign file
+    │  └─ BadSignature          not signed by the key that was asked for, or a key that is none
     ├─ OutputExists             a file of the user's would have been overwritten
     ├─ FileFailed               what the system refuses: full disk, no permission
     ├─ MissingExtra             an optional dependency is not installed
+    ├─ SidecarFailed            Paddle Lite's own Python: none to be had, or its process died
     └─ GateFailed               exit 4: measured, and not good enough
        ├─ CerGateFailed
-       └─ IntegerGateFailed
+       ├─ IntegerGateFailed
+       └─ SelfTestFailed        a device that does not compute what was measured
 
 A message names the item, what was seen and what was expected; ``hint`` says what to do next.
 Anything that is not an ``AsrCompressError`` is a bug and is not caught.
@@ -90,6 +94,14 @@ class BadBundle(AsrCompressError):
     """A bundle with a wrong hash, an unknown schema, or missing or foreign files."""
 
 
+class BadSignature(BadBundle):
+    """A bundle without the signature that was asked for, or a key that cannot be used."""
+
+
+class BadLanguageModel(AsrCompressError):
+    """An n-gram model that cannot be read, or that is over other units than the network's."""
+
+
 class OutputExists(AsrCompressError):
     """Writing would overwrite what is already there; ``--force`` allows it."""
 
@@ -108,6 +120,10 @@ class MissingExtra(AsrCompressError):
         )
 
 
+class SidecarFailed(AsrCompressError):
+    """Paddle Lite's Python 3.8 environment cannot be made, or its process died."""
+
+
 class GateFailed(AsrCompressError):
     """A measured quantity is outside its tolerance. Nothing is shipped."""
 
@@ -120,3 +136,7 @@ class CerGateFailed(GateFailed):
 
 class IntegerGateFailed(GateFailed):
     """Too small a share of the multiply-accumulates runs in integer kernels."""
+
+
+class SelfTestFailed(GateFailed):
+    """A device on which a bundle's golden recordings give another text or other scores."""

@@ -134,7 +134,7 @@ def _hear(recognizer: Recognizer, item: Utterance) -> _Heard:
     except AsrCompressError as error:
         raise BadAudio(f"{item.utt}: {error}", hint=error.hint) from error
     start = time.perf_counter()
-    text = recognizer.text(recognizer.model.log_probs([recognizer.fbank(samples)])[0])
+    text = recognizer.transcribe(samples)
     compute_s = time.perf_counter() - start
     return _Heard(
         recognizer=(recognizer.name, recognizer.backend),

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 
 # Han with its extensions and compatibility forms, kana, bopomofo, CJK punctuation. Not Hangul:
 # Korean separates words by spaces. Not U+3099 and U+309A, which combine with the letter before.
-_CJK = (
+CJK = (
     "\u2e80-\u2fdf\u2ff0-\u3029\u3030-\u3098\u309b-\u312f\u31a0-\u4dbf\u4e00-\u9fff"
     "\uf900-\ufaff\U00020000-\U000323af"
 )
-_SPACE_BETWEEN_CJK = re.compile(f"(?<=[{_CJK}]) (?=[{_CJK}])")
+_SPACE_BETWEEN_CJK = re.compile(f"(?<=[{CJK}]) (?=[{CJK}])")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

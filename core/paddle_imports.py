@@ -4,8 +4,9 @@ Order and side effects matter:
 
 * ``h5py`` must be loaded before ``paddle`` 2.6: both carry zlib symbols, and the other way round
   the process dies in ``inflateReset2``.
-* Importing PaddleSpeech's U2 calls ``pip install paddlespeech_ctcdecoders`` where that package is
-  missing (it has no wheel beyond Python 3.10). asrcompress decodes by itself and never needs it.
+* Importing PaddleSpeech's U2 or DeepSpeech2 calls ``pip install paddlespeech_ctcdecoders`` where
+  that package is missing (it has no wheel beyond Python 3.10). asrcompress decodes by itself and
+  never needs it.
 * PaddleSpeech's logger creates ``exp/log`` in the current folder and prints at DEBUG level.
 """
 
@@ -18,9 +19,11 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
+
+import numpy as np
 
 from asrcompress.errors import BadRecipe, MissingExtra
 
@@ -113,6 +116,35 @@ def import_transformation() -> type:
     return Transformation  # type: ignore[no-any-return]
 
 
+def import_spectra() -> Callable[..., Callable[[np.ndarray], np.ndarray]]:
+    """PaddleSpeech's features of the time before ``Transformation``, by its own classes.
+
+    Returns:
+        ``(featurizer=, cmvn_path=None)`` -> float samples -> (frames, width); `featurizer` are the
+        arguments of ``AudioFeaturizer``.
+    Raises:
+        MissingExtra: the ``[compress]`` extra is not installed.
+    """
+    with _paddlespeech_import():
+        from paddlespeech.s2t.frontend.audio import AudioSegment
+        from paddlespeech.s2t.frontend.featurizer.audio_featurizer import AudioFeaturizer
+        from paddlespeech.s2t.frontend.normalizer import FeatureNormalizer
+
+    def make(
+        featurizer: dict[str, Any], cmvn_path: str | None = None
+    ) -> Callable[[np.ndarray], np.ndarray]:
+        features = AudioFeaturizer(**featurizer)
+        normalizer = FeatureNormalizer(cmvn_path) if cmvn_path else None
+
+        def of_samples(samples: np.ndarray) -> np.ndarray:
+            spectrum: np.ndarray = features.featurize(AudioSegment(samples, 16000))
+            return normalizer.apply(spectrum) if normalizer else spectrum
+
+        return of_samples
+
+    return make
+
+
 @contextlib.contextmanager
 def _paddlespeech_import() -> Iterator[None]:
     """Import PaddleSpeech in here: without its log file, its log lines and its call of pip."""
@@ -139,7 +171,7 @@ def _forbid_pip() -> None:
     stub = ModuleType("paddlespeech.s2t.utils.dynamic_pip_install")
 
     def install(package_name: str) -> None:
-        raise ImportError(f"{package_name} is not needed by asrcompress")
+        """Do nothing: U2 goes on without the package, DeepSpeech2 only asks that this not fail."""
 
     stub.install = install  # type: ignore[attr-defined]
     sys.modules.setdefault(stub.__name__, stub)

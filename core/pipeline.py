@@ -9,41 +9,37 @@ from the weights and ranges that were written, and the graph that is measured is
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asrcompress import strict_json
+from asrcompress import strict_json, u2_settings
 from asrcompress.acoustic import subsampling_factor
-from asrcompress.audio import read_audio
 from asrcompress.batch_norm import fold_batch_norm
-from asrcompress.cer import CerReport
 from asrcompress.checkpoint import Checkpoint
 from asrcompress.console import Console
 from asrcompress.errors import AsrCompressError, BadRecipe, CerGateFailed, IntegerGateFailed
-from asrcompress.evaluation import evaluate
 from asrcompress.files import sha256_file
-from asrcompress.gate import GateVerdict, judge
+from asrcompress.gate import GateVerdict
 from asrcompress.leak import check_leak
 from asrcompress.manifest import Utterance, load_manifest
-from asrcompress.network import (
-    PaddleAcousticModel,
-    PaddleFrontEnd,
-    build_network,
-)
+from asrcompress.measurement import check_forms, gate_cer
+from asrcompress.network import build_network
 from asrcompress.paddle_imports import import_paddle
+from asrcompress.pruning import prune_checkpoint
 from asrcompress.ranges import read_ranges, write_ranges
 from asrcompress.recipe import Recipe
-from asrcompress.recognizer import Recognizer, from_checkpoint, from_run
+from asrcompress.recognizer import Recognizer, from_checkpoint, from_network, from_run
 from asrcompress.report import write_report
 from asrcompress.run import FAILED, PASSED, Run, open_run
+from asrcompress.streaming import check_streamable
+from asrcompress.streaming_stages import StreamingOutcome, stream_stages
+from asrcompress.subject import trained_of
 from asrcompress.weights import write_weights
 
 if TYPE_CHECKING:
     from asrcompress.compress.workers import Workers
 
-PARITY_UTTERANCES = 20
 NOISE_UTTERANCES = 8
 
 
@@ -53,6 +49,7 @@ class Speech:
 
     train: tuple[Utterance, ...]
     calibration: tuple[Utterance, ...]
+    dev: tuple[Utterance, ...]
     gate: tuple[Utterance, ...]
 
 
@@ -64,6 +61,7 @@ class Outcome:
     verdict: GateVerdict
     integer_share: float
     failure: CerGateFailed | IntegerGateFailed | None
+    streaming: StreamingOutcome | None = None
     report: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -75,6 +73,7 @@ class Outcome:
             "failure": None if self.failure is None else str(self.failure),
             "integer_share": self.integer_share,
             "verdict": self.verdict.to_json(),
+            "streaming": None if self.streaming is None else self.streaming.to_json(),
             "size_bytes": {
                 "fp32": self.run.fp32_model.stat().st_size,
                 "int8": self.run.model.stat().st_size,
@@ -99,29 +98,40 @@ def compress(kind: str, recipe: Recipe, checkpoint: Checkpoint, console: Console
     from asrcompress.compress.workers import join_workers
     from asrcompress.export.onnx_bundle import tool_versions
 
+    check_streamable(checkpoint, recipe.streaming)
     workers = join_workers()
     if not workers.leads:
         workers.wait()  # until the run directory is there
         run = open_run(kind, recipe, checkpoint, tools=tool_versions())
-        speech = _load_speech(recipe, console, guard=False)
+        speech = load_speech(recipe, console, guard=False)
+        prune_subject(run, recipe, checkpoint, speech, console, workers)
         _train(run, recipe, checkpoint, speech, console, workers)
         return None
     run = open_run(kind, recipe, checkpoint, tools=tool_versions())
     with run.lock():
         console.say(f"run {run.path}")
-        speech = _load_speech(recipe, console)
+        speech = load_speech(recipe, console)
         workers.wait()
+        prune_subject(run, recipe, checkpoint, speech, console, workers)
         _train(run, recipe, checkpoint, speech, console, workers)
         _export(run, recipe, checkpoint, console)
         share = _measure_kernels(run, recipe, console)
         _check_forms(run, checkpoint, speech, console)
         _measure_noise(run, checkpoint, speech, console)
-        verdict = _gate(run, recipe, checkpoint, speech, console)
-        outcome = _conclude(run, recipe, verdict, share)
+        verdict = gate_cer(
+            run,
+            recipe.gate,
+            speech.gate,
+            console,
+            before=lambda: from_checkpoint(checkpoint),
+            after=lambda: from_run(run, checkpoint),
+        )
+        streaming = stream_stages(run, recipe, checkpoint, speech.gate, console)
+        outcome = _conclude(run, recipe, verdict, share, streaming)
         return replace(outcome, report=_report_on(run, console))
 
 
-def _load_speech(recipe: Recipe, console: Console, *, guard: bool = True) -> Speech:
+def load_speech(recipe: Recipe, console: Console, *, guard: bool = True) -> Speech:
     data = recipe.data
     if data.gate is None:
         raise BadRecipe("data.gate: not set, expected a manifest", hint="--gate-manifest FILE")
@@ -132,15 +142,21 @@ def _load_speech(recipe: Recipe, console: Console, *, guard: bool = True) -> Spe
             "data.train: not set, expected a manifest to train on",
             hint="--train-manifest FILE, or asrcompress ptq to quantize without training",
         )
+    if data.train is None and recipe.prune.wanted:
+        raise BadRecipe(
+            "data.train: not set, expected a manifest to prune and recover with",
+            hint="--train-manifest FILE",
+        )
     train = load_manifest(data.train) if data.train else []
     if data.train_utterances:
         train = _spread(train, data.train_utterances)
     calibration = load_manifest(data.calibration) if data.calibration else train
+    dev = load_manifest(data.dev) if data.dev else []
     gate = load_manifest(data.gate)
     if guard:
         with console.progress("leak guard") as advance:
             check_leak(
-                [*train, *(calibration if data.calibration else [])],
+                [*train, *dev, *(calibration if data.calibration else [])],
                 gate,
                 allow_shared_speakers=data.allow_shared_speakers,
                 progress=advance,
@@ -148,6 +164,7 @@ def _load_speech(recipe: Recipe, console: Console, *, guard: bool = True) -> Spe
     return Speech(
         train=tuple(train),
         calibration=tuple(_spread(calibration, data.calibration_utterances)),
+        dev=tuple(dev),
         gate=tuple(gate),
     )
 
@@ -157,6 +174,27 @@ def _spread(utterances: list[Utterance], count: int) -> list[Utterance]:
     if count >= len(utterances):
         return utterances
     return [utterances[index * len(utterances) // count] for index in range(count)]
+
+
+def prune_subject(
+    run: Run,
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    speech: Speech,
+    console: Console,
+    workers: Workers,
+) -> None:
+    """Make what is left the run's subject, where the recipe wants it smaller."""
+    if recipe.prune.wanted:
+        prune_checkpoint(
+            run,
+            recipe,
+            checkpoint,
+            train=speech.train,
+            dev=speech.dev,
+            console=console,
+            workers=workers,
+        )
 
 
 def _train(
@@ -200,8 +238,7 @@ def _export(run: Run, recipe: Recipe, checkpoint: Checkpoint, console: Console) 
             save_graph(export_checkpoint(checkpoint, recipe)[0], run.fp32_model)
     if not run.has("model.int8.onnx"):
         with console.status("exporting INT8"):
-            trained = replace(checkpoint, weights_path=run.weights)
-            graph, subsampling = export_checkpoint(trained, recipe)
+            graph, subsampling = export_checkpoint(trained_of(run, checkpoint), recipe)
             save_graph(quantize_graph(graph, read_ranges(run.ranges)), run.model)
         run.update(
             model_sha256=sha256_file(run.model),
@@ -224,14 +261,16 @@ def export_checkpoint(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Any, int]
             network,
             opset=recipe.export.opset,
             max_frames=max_frames(checkpoint, recipe),
-            n_mels=checkpoint.features.n_mels,
+            n_mels=checkpoint.features.width,
         )
     return graph, factor
 
 
 def max_frames(checkpoint: Checkpoint, recipe: Recipe) -> int:
-    """Most feature frames that an exported graph accepts."""
-    return int(recipe.export.max_seconds * 1000 / checkpoint.features.frame_shift_ms)
+    """Most feature frames that an exported graph accepts: the recipe's, or what positions allow."""
+    wanted = int(recipe.export.max_seconds * 1000 / checkpoint.features.frame_shift_ms)
+    reach = u2_settings.max_frames(checkpoint.network)
+    return wanted if reach is None else min(wanted, reach)
 
 
 def _measure_kernels(run: Run, recipe: Recipe, console: Console) -> float:
@@ -249,37 +288,16 @@ def _measure_kernels(run: Run, recipe: Recipe, console: Console) -> float:
 def _check_forms(run: Run, checkpoint: Checkpoint, speech: Speech, console: Console) -> None:
     """Compare the four forms on some gate utterances; writes parity.json."""
     from asrcompress.compress.qat import restore_quantized
-    from asrcompress.export.parity import check_parity, compare_features, compare_forms
 
-    if run.has("parity.json"):
-        return
-    reference = from_checkpoint(checkpoint)
-    fake = restore_quantized(run, checkpoint)
-    forms = {
-        "paddle_fp32": reference,
-        "onnx_fp32": _onnx_form(run.fp32_model, checkpoint),
-        "onnx_int8": from_run(run, checkpoint),
-        "paddle_qat": replace(reference, model=PaddleAcousticModel(fake.network)),
-    }
-    some = speech.gate[:PARITY_UTTERANCES]
-    front_end = PaddleFrontEnd(checkpoint)
-    log_probs: dict[str, list[Any]] = {form: [] for form in forms}
-    features: list[tuple[Any, Any]] = []
-    with console.progress("parity") as advance:
-        for index, item in enumerate(some):
-            samples = read_audio(item.audio, start_s=item.start_s, end_s=item.end_s)
-            features.append((front_end(samples), reference.fbank(samples)))
-            for form, recognizer in forms.items():
-                log_probs[form] += recognizer.model.log_probs([features[-1][1]])
-            advance(index + 1, len(some))
-    report = compare_forms(
-        log_probs,
-        {form: [reference.text(item) for item in log_probs[form]] for form in forms},
-        features=compare_features([a for a, _ in features], [b for _, b in features]),
-        utterances=[item.utt for item in some],
-    )
-    check_parity(report)
-    run.write_json("parity.json", report.to_json())
+    def forms() -> dict[str, Recognizer]:
+        return {
+            "paddle_fp32": from_checkpoint(checkpoint),
+            "onnx_fp32": _onnx_form(run.fp32_model, checkpoint),
+            "onnx_int8": from_run(run, checkpoint),
+            "paddle_qat": from_network(checkpoint, restore_quantized(run, checkpoint).network),
+        }
+
+    check_forms(run, checkpoint, forms, speech.gate, console)
 
 
 def _measure_noise(run: Run, checkpoint: Checkpoint, speech: Speech, console: Console) -> None:
@@ -289,7 +307,7 @@ def _measure_noise(run: Run, checkpoint: Checkpoint, speech: Speech, console: Co
 
     if run.has("sqnr.json"):
         return
-    network = build_network(replace(checkpoint, weights_path=run.weights))
+    network = build_network(trained_of(run, checkpoint))
     fold_batch_norm(network)
     fbank = from_run(run, checkpoint)
     features = [fbank.features(item) for item in _spread(list(speech.gate), NOISE_UTTERANCES)]
@@ -318,45 +336,38 @@ def _onnx_form(path: Any, checkpoint: Checkpoint) -> Recognizer:
     )
 
 
-def _gate(
-    run: Run, recipe: Recipe, checkpoint: Checkpoint, speech: Speech, console: Console
-) -> GateVerdict:
-    """CER before and after on the gate manifest, and the verdict; writes all three."""
-    before = _report(run, "before.json", lambda: from_checkpoint(checkpoint), speech.gate, console)
-    after = _report(run, "after.json", lambda: from_run(run, checkpoint), speech.gate, console)
-    verdict = judge(
-        before,
-        after,
-        max_increase=recipe.gate.max_cer_increase,
-        relative=recipe.gate.relative,
-        draws=recipe.gate.draws,
+def _conclude(
+    run: Run,
+    recipe: Recipe,
+    verdict: GateVerdict,
+    share: float,
+    streaming: StreamingOutcome | None,
+) -> Outcome:
+    """Judge every form of use by itself; the first that is not good enough is the failure."""
+    forms = [("", share, verdict)]
+    if streaming is not None:
+        forms.append((" (streaming)", streaming.integer_share, streaming.verdict))
+    failures = (_failure(run, recipe, what, share, verdict) for what, share, verdict in forms)
+    failure = next((item for item in failures if item is not None), None)
+    run.update(status=FAILED if failure else PASSED, finished=time.time())
+    return Outcome(
+        run=run, verdict=verdict, integer_share=share, failure=failure, streaming=streaming
     )
-    run.write_json("verdict.json", verdict.to_json())
-    return verdict
 
 
-def _report(
-    run: Run, name: str, opener: Any, utterances: Sequence[Utterance], console: Console
-) -> CerReport:
-    if not run.has(name):
-        result = evaluate(opener(), utterances, console=console, title=name.removesuffix(".json"))
-        run.write_json(name, result.to_json())
-    return CerReport.from_json(run.field(name, "cer", kind=dict), item=str(run.path / name))
-
-
-def _conclude(run: Run, recipe: Recipe, verdict: GateVerdict, share: float) -> Outcome:
-    failure: CerGateFailed | IntegerGateFailed | None = None
+def _failure(
+    run: Run, recipe: Recipe, what: str, share: float, verdict: GateVerdict
+) -> CerGateFailed | IntegerGateFailed | None:
     if share < recipe.gate.min_integer_share:
-        failure = IntegerGateFailed(
-            f"integer share: got {share:.3f}, "
+        return IntegerGateFailed(
+            f"integer share{what}: got {share:.3f}, "
             f"expected at least {recipe.gate.min_integer_share:.3f}",
-            hint=f"{run.path / 'integer_share.json'} names the nodes that ran in float",
+            hint=f"integer_share*.json in {run.path} names the nodes that ran in float",
         )
-    elif not verdict.passed:
-        failure = CerGateFailed(
-            f"CER gate: {verdict.reason}",
+    if not verdict.passed:
+        return CerGateFailed(
+            f"CER gate{what}: {verdict.reason}",
             hint="train longer (--epochs), leave sensitive layers in float (--skip), or, where the "
             "interval is wide, gate on more speech",
         )
-    run.update(status=FAILED if failure else PASSED, finished=time.time())
-    return Outcome(run=run, verdict=verdict, integer_share=share, failure=failure)
+    return None

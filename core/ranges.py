@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ class WeightRange:
     Attributes:
         parameter: structured name of the weight.
         axis: output channels of the weight as stored: 1 for Linear, 0 for convolutions.
-        absmax: one value per output channel; int8 scale is absmax / 127, symmetric.
+        absmax: one value per output channel; int8 scale is absmax / `Ranges.weight_top`, symmetric.
         input: edge that the layer reads.
         output: edge that the layer writes where its kernel needs an output range, else None.
     """
@@ -85,12 +85,43 @@ class ProductRange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecurrentRange:
+    """One weight of an LSTM or GRU, whose activations are quantized as they come.
+
+    Attributes:
+        parameter: structured name, ``encoder.rnn.0.weight_ih_l0``; ``_reverse`` behind it where it
+            reads backwards.
+        absmax: one value per gate row of the weight as stored, (gates * hidden, inputs); the int8
+            scale is absmax / `Ranges.weight_top`, symmetric.
+    """
+
+    parameter: str
+    absmax: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(value) and value >= 0 for value in self.absmax):
+            raise ValueError(f"{self.parameter}: absmax is not finite and >= 0")
+
+    @property
+    def layer(self) -> str:
+        """Structured name of the layer that the weight belongs to."""
+        return self.parameter.rpartition(".")[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ranges:
-    """All learned ranges of a network."""
+    """All learned ranges of a network.
+
+    Attributes:
+        weight_top: code of the largest weight of a channel: 127, or 63 where the target keeps
+            weights to 7 bits.
+    """
 
     activations: Mapping[str, ActivationRange]
     weights: tuple[WeightRange, ...]
     products: tuple[ProductRange, ...] = ()
+    recurrent: tuple[RecurrentRange, ...] = ()
+    weight_top: int = 127
 
     def __post_init__(self) -> None:
         named = {edge for w in self.weights for edge in (w.input, w.output) if edge}
@@ -98,6 +129,27 @@ class Ranges:
         unknown = sorted(named - set(self.activations))
         if unknown:
             raise ValueError(f"edges without a range: {', '.join(unknown)}")
+        if not 1 <= self.weight_top <= 127:
+            raise ValueError(f"weight_top {self.weight_top} is not a code of int8")
+
+    def part(self, prefixes: tuple[str, ...], *, inside: bool = True) -> Ranges:
+        """The ranges of parameters whose names begin so; of all others with ``inside=False``."""
+
+        def kept(parameter: str) -> bool:
+            return parameter.startswith(prefixes) == inside
+
+        weights = tuple(w for w in self.weights if kept(w.parameter))
+        products = tuple(p for p in self.products if kept(p.right_parameter))
+        edges = {e for w in weights for e in (w.input, w.output)}
+        edges |= {e for p in products for e in (p.left, p.right)}
+        activations = {name: item for name, item in self.activations.items() if name in edges}
+        return Ranges(
+            activations=activations,
+            weights=weights,
+            products=products,
+            recurrent=tuple(r for r in self.recurrent if kept(r.parameter)),
+            weight_top=self.weight_top,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for ``json.dump``."""
@@ -105,6 +157,8 @@ class Ranges:
             "activations": {name: asdict(value) for name, value in self.activations.items()},
             "weights": [asdict(value) for value in self.weights],
             "products": [asdict(value) for value in self.products],
+            "recurrent": [asdict(value) for value in self.recurrent],
+            "weight_top": self.weight_top,
         }
 
     @classmethod
@@ -116,6 +170,11 @@ class Ranges:
                 WeightRange(**{**item, "absmax": tuple(item["absmax"])}) for item in data["weights"]
             ),
             products=tuple(ProductRange(**item) for item in data["products"]),
+            recurrent=tuple(
+                RecurrentRange(**{**item, "absmax": tuple(item["absmax"])})
+                for item in data.get("recurrent", ())  # absent in runs of U2 networks before 0.2
+            ),
+            weight_top=data.get("weight_top", 127),  # absent in runs before there were targets
         )
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from asrcompress.errors import BadRecipe
+from asrcompress.targets import NAMES as TARGET_NAMES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -35,6 +36,9 @@ _TYPES = {
     str: "text",
     tuple: "a list of texts",
 }
+MEASURES = ("parameters", "macs", "latency")
+CRITERIA = ("l1", "l2", "fpgm", "taylor")
+DECODING_METHODS = ("greedy", "prefix_beam", "rescoring", "attention")
 RANGE_UPDATES = ("frozen", "moving_average", "learned")
 
 
@@ -73,6 +77,11 @@ class Data:
     calibration: Path | None = setting(
         None, "manifest to calibrate on; default: the training one", flag="calibration-manifest"
     )
+    dev: Path | None = setting(
+        None,
+        "manifest to stop the training of a pruned model by; never the gate's",
+        flag="dev-manifest",
+    )
     gate: Path | None = setting(
         None, "manifest that the CER gate is measured on", flag="gate-manifest"
     )
@@ -82,6 +91,64 @@ class Data:
     )
     max_duration_s: float = setting(20.0, "skip training utterances longer than this", low=0.1)
     allow_shared_speakers: bool = setting(False, "let gate and training data share speakers")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prune:
+    """Structured pruning in front of quantization; off while nothing is to be removed."""
+
+    amount: float = setting(
+        0.0,
+        "share of the encoder to remove, in units of measure; 0: none",
+        low=0.0,
+        high=0.95,
+        flag="prune-amount",
+    )
+    drop_blocks: int = setting(
+        0, "whole encoder blocks to remove, part of the amount", low=0, flag="prune-drop-blocks"
+    )
+    max_size_mb: float = setting(
+        0.0,
+        "remove as much as this INT8 size needs, instead of amount; 0: amount decides",
+        low=0.0,
+        flag="prune-max-size-mb",
+    )
+    measure: str = setting(
+        "parameters", "what amount is a share of", one_of=MEASURES, flag="prune-measure"
+    )
+    criterion: str = setting(
+        "taylor", "how units are ranked", one_of=CRITERIA, flag="prune-criterion"
+    )
+    batches: int = setting(
+        40, "batches that Taylor's criterion looks at", low=1, flag="prune-batches"
+    )
+    uniform: bool = setting(False, "remove the same share from every layer", flag="prune-uniform")
+    step: int = setting(
+        16, "feed-forward units and channels go in multiples of this", low=1, flag="prune-step"
+    )
+    keep: float = setting(
+        0.1, "least share of every layer that stays", low=0.0, high=1.0, flag="prune-keep"
+    )
+    epochs: int = setting(
+        10, "passes over the training manifest to recover", low=0, high=10_000, flag="prune-epochs"
+    )
+    learning_rate: float = setting(
+        5e-4, "peak learning rate of the recovery", flag="prune-learning-rate", low=1e-8, high=1.0
+    )
+    hidden_distillation: float = setting(
+        1.0, "weight of the distance between hidden states", flag="prune-hidden-distillation", low=0
+    )
+    patience: int = setting(
+        3,
+        "epochs without a better CER on data.dev before the recovery stops",
+        low=1,
+        flag="prune-patience",
+    )
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anything to prune."""
+        return self.amount > 0 or self.drop_blocks > 0 or self.max_size_mb > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,11 +181,49 @@ class Training:
         0.5, "share of the loss that imitates the FP32 teacher; 0: off", low=0.0, high=1.0
     )
     temperature: float = setting(1.0, "softmax temperature of distillation", low=0.1, high=100.0)
+    hidden_distillation: float = setting(
+        0.0, "weight of the distance between student's and teacher's hidden states", low=0.0
+    )
     spec_augment: bool = setting(True, "mask features as the checkpoint's preprocess.yaml says")
     seed: int = setting(0, "seed of data order, dropout and masks", low=0, high=2**31 - 1)
     device: str = setting("cpu", "cpu, or gpu:N")
     amp: bool = setting(False, "automatic mixed precision, float16; on a GPU only")
     save_every_s: float = setting(120.0, "seconds between saves of the training state", low=0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding:
+    """How log-probabilities become text; what the CER gate measures with, before and after."""
+
+    method: str = setting(
+        "greedy",
+        "greedy and prefix_beam need CTC only; rescoring and attention ship the attention decoder",
+        one_of=DECODING_METHODS,
+        flag="decoding",
+    )
+    beam: int = setting(10, "hypotheses of every method but greedy", low=1, high=1000)
+    ctc_weight: float = setting(
+        0.5, "weight of CTC's score beside the decoder's (rescoring)", low=0.0, high=100.0
+    )
+    reverse_weight: float = setting(
+        0.0,
+        "share of U2++'s right-to-left decoder in rescoring; 0: not used, not shipped",
+        low=0.0,
+        high=1.0,
+    )
+
+    @property
+    def uses_decoder(self) -> bool:
+        """Whether the attention decoder takes part."""
+        return self.method in ("rescoring", "attention")
+
+    @property
+    def uses_reverse(self) -> bool:
+        """Whether the right-to-left decoder takes part."""
+        return self.method == "rescoring" and self.reverse_weight > 0
+
+
+GREEDY = Decoding()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,9 +241,29 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Streaming:
+    """Recognition while somebody speaks, for checkpoints that were trained for it."""
+
+    chunk_size: int = setting(
+        0, "output frames per chunk of a streaming model; 0: whole utterances only", low=0, high=256
+    )
+    left_chunks: int = setting(
+        -1, "chunks of history that attention sees; -1: all", low=-1, high=10_000
+    )
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a streaming graph is to be made, measured and shipped."""
+        return self.chunk_size > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
     """What is written."""
 
+    target: str = setting(
+        "int8", "contract of the place that the model is shipped to", one_of=TARGET_NAMES
+    )
     opset: int = setting(17, "ONNX opset", low=13, high=17)
     max_seconds: float = setting(60.0, "longest audio that the graph accepts", low=1.0, high=190.0)
 
@@ -149,9 +274,12 @@ class Recipe:
 
     checkpoint: Source = field(default_factory=Source)
     data: Data = field(default_factory=Data)
+    prune: Prune = field(default_factory=Prune)
     quantization: Quantization = field(default_factory=Quantization)
     training: Training = field(default_factory=Training)
+    decoding: Decoding = field(default_factory=Decoding)
     gate: Gate = field(default_factory=Gate)
+    streaming: Streaming = field(default_factory=Streaming)
     export: Export = field(default_factory=Export)
     runs: Path = setting(Path("runs"), "folder of run directories")
 

@@ -10,24 +10,32 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from asrcompress.acoustic import FULL_CONTEXT, Context
 from asrcompress.audio import read_audio
 from asrcompress.bundle import read_bundle
-from asrcompress.bundle_manifest import MANIFEST_NAME
+from asrcompress.bundle_manifest import MANIFEST_NAME, StreamingModel
 from asrcompress.checkpoint import Checkpoint, read_checkpoint
 from asrcompress.errors import BadAudio, BadBundle, BadRun
 from asrcompress.features import FeatureSpec
 from asrcompress.files import sha256_file
 from asrcompress.manifest import Utterance
-from asrcompress.recipe import Recipe
+from asrcompress.recipe import Recipe, Streaming
 from asrcompress.run import Run, read_run
+from asrcompress.runtime.chunk_model import ChunkedAcousticModel, ChunkModel, open_chunk_model
 from asrcompress.runtime.decode import greedy
+from asrcompress.runtime.endpoint import NO_ENDPOINT
 from asrcompress.runtime.features import Fbank
 from asrcompress.runtime.session import OnnxAcousticModel
+from asrcompress.runtime.streaming import Stream
+from asrcompress.streaming import check_streamable, chunk_context
 from asrcompress.tokens import Vocabulary
+
+# Samples of one piece of audio in a simulated stream: 100 ms.
+_PIECE = 1600
 
 
 class AcousticModel(Protocol):
@@ -82,19 +90,51 @@ class Recognizer:
         """Greedy CTC transcript of one utterance's log-probabilities."""
         return self.vocabulary.ids_to_text(greedy(log_probs, self.vocabulary.blank_id))
 
+    def transcribe(self, samples: np.ndarray) -> str:
+        """Greedy CTC transcript of one utterance, float32 samples in [-1, 1)."""
+        return self.text(self.model.log_probs([self.fbank(samples)])[0])
 
-def from_checkpoint(checkpoint: Checkpoint, *, device: str = "cpu") -> Recognizer:
-    """PaddleSpeech's own network and forward.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamingRecognizer(Recognizer):
+    """A recognizer that hears an utterance as a microphone would give it, piece by piece.
+
+    Attributes:
+        chunks: the network of the stream; `model` is the same one for whole features.
+    """
+
+    chunks: ChunkModel
+
+    def transcribe(self, samples: np.ndarray) -> str:
+        """As `Recognizer.transcribe`, by the streaming runtime."""
+        stream = Stream(self.chunks, self.fbank, self.vocabulary, endpoint=NO_ENDPOINT)
+        pieces = (samples[at : at + _PIECE] for at in range(0, len(samples), _PIECE))
+        return "".join(item.text for item in stream.transcribe(pieces) if item.is_final)
+
+
+def from_checkpoint(
+    checkpoint: Checkpoint, *, device: str = "cpu", context: Context = FULL_CONTEXT
+) -> Recognizer:
+    """PaddleSpeech's own network and forward, seeing as much as `context` says.
 
     Raises:
         BadCheckpoint, MissingExtra: see `asrcompress.network`.
     """
-    from asrcompress.network import PaddleAcousticModel, build_network
+    from asrcompress.network import build_network
+
+    return from_network(checkpoint, build_network(checkpoint, device=device), context=context)
+
+
+def from_network(
+    checkpoint: Checkpoint, network: Any, *, context: Context = FULL_CONTEXT
+) -> Recognizer:
+    """PaddleSpeech's forward of a network that was built already, such as one in training."""
+    from asrcompress.network import PaddleAcousticModel
 
     return Recognizer(
         name=checkpoint.name,
         backend="paddle",
-        model=PaddleAcousticModel(build_network(checkpoint, device=device)),
+        model=PaddleAcousticModel(network, context=context),
         fbank=Fbank(checkpoint.features),
         vocabulary=checkpoint.vocabulary,
     )
@@ -124,42 +164,111 @@ def from_onnx(
     )
 
 
-def from_bundle(path: Path, *, threads: int = 1) -> Recognizer:
-    """A bundle, every hash checked.
+def from_chunks(
+    path: Path,
+    spec: StreamingModel,
+    *,
+    name: str,
+    features: FeatureSpec,
+    vocabulary: Vocabulary,
+    threads: int = 1,
+    max_frames: int | None = None,
+) -> StreamingRecognizer:
+    """A streaming graph in the streaming runtime.
 
     Raises:
-        BadBundle: it was tampered with or cannot be loaded.
+        BadBundle: the graph cannot be loaded.
     """
-    bundle = read_bundle(path)
-    return from_onnx(
-        bundle.model_path,
-        name=path.name,
-        features=bundle.manifest.features,
-        vocabulary=bundle.tokens,
-        threads=threads,
-        max_frames=bundle.manifest.max_frames,
+    chunks = open_chunk_model(path, spec, threads=threads)
+    return StreamingRecognizer(
+        name=name,
+        backend="onnxruntime, streaming",
+        model=ChunkedAcousticModel(chunks),
+        chunks=chunks,
+        fbank=Fbank(features),
+        vocabulary=vocabulary,
+        max_frames=None if spec.max_outputs is None else max_frames,
     )
 
 
-def from_run(run: Run, checkpoint: Checkpoint, *, threads: int = 1) -> Recognizer:
-    """The INT8 artifact of a run.
+def from_bundle(
+    path: Path, *, threads: int = 1, streaming: Streaming | None = None
+) -> Recognizer:
+    """A bundle, every hash checked; its streaming graph, fed as `streaming` says, if that is given.
+
+    Raises:
+        BadBundle: it was tampered with, cannot be loaded, or has no streaming graph.
+    """
+    bundle = read_bundle(path)
+    manifest = bundle.manifest
+    if streaming is not None:
+        spec = _fed_as(manifest.streaming, streaming, item=str(path))
+        return from_chunks(
+            bundle.path / spec.model,
+            spec,
+            name=path.name,
+            features=manifest.features,
+            vocabulary=bundle.tokens,
+            threads=threads,
+            max_frames=manifest.max_frames,
+        )
+    return from_onnx(
+        bundle.model_path,
+        name=path.name,
+        features=manifest.features,
+        vocabulary=bundle.tokens,
+        threads=threads,
+        max_frames=manifest.max_frames,
+    )
+
+
+def from_run(
+    run: Run, checkpoint: Checkpoint, *, threads: int = 1, streaming: Streaming | None = None
+) -> Recognizer:
+    """The INT8 artifact of a run, or its streaming one.
 
     Raises:
         BadRun: the artifact is missing, or is not the one that the run measured.
     """
-    recorded = run.read_json("run.json").get("model_sha256")
-    if recorded is None or not run.model.is_file():
-        raise BadRun(f"{run.path}: has no INT8 model yet", hint="repeat the command of the run")
-    if sha256_file(run.model) != recorded:
-        raise BadRun(f"{run.model}: was changed after the run measured it")
+    _check_artifact(run, run.model, "model_sha256")
+    most = run.read_json("run.json").get("max_frames")
+    if streaming is not None:
+        _check_artifact(run, run.streaming_model, "streaming_sha256")
+        spec = _fed_as(run.streaming_spec(), streaming, item=str(run.path))
+        return from_chunks(
+            run.streaming_model,
+            spec,
+            name=run.name,
+            features=checkpoint.features,
+            vocabulary=checkpoint.vocabulary,
+            threads=threads,
+            max_frames=most,
+        )
     return from_onnx(
         run.model,
         name=run.name,
         features=checkpoint.features,
         vocabulary=checkpoint.vocabulary,
         threads=threads,
-        max_frames=run.read_json("run.json").get("max_frames"),
+        max_frames=most,
     )
+
+
+def _check_artifact(run: Run, path: Path, recorded: str) -> None:
+    digest = run.read_json("run.json").get(recorded)
+    if digest is None or not path.is_file():
+        raise BadRun(f"{run.path}: has no {path.name} yet", hint="repeat the command of the run")
+    if sha256_file(path) != digest:
+        raise BadRun(f"{path}: was changed after the run measured it")
+
+
+def _fed_as(spec: StreamingModel | None, wanted: Streaming, *, item: str) -> StreamingModel:
+    if spec is None:
+        raise BadBundle(
+            f"{item}: has no streaming graph, expected one",
+            hint="quantize the checkpoint with --chunk-size",
+        )
+    return spec.with_chunks(wanted.chunk_size, wanted.left_chunks)
 
 
 def open_recognizer(
@@ -169,21 +278,28 @@ def open_recognizer(
     weights: Path | None = None,
     threads: int = 1,
     device: str = "cpu",
+    streaming: Streaming | None = None,
 ) -> Recognizer:
     """Whatever lies at `path`: a bundle, a run directory, or a checkpoint.
 
+    Args:
+        streaming: hear in chunks, as in a stream, instead of whole utterances.
     Raises:
         BadBundle, BadRun, BadCheckpoint: it is none of them, or a broken one.
     """
     # os.path, because pathlib raises where a name is too long or a folder may not be entered.
     if os.path.isfile(path / MANIFEST_NAME):
-        return from_bundle(path, threads=threads)
+        return from_bundle(path, threads=threads, streaming=streaming)
     if os.path.isfile(path / "run.json"):
         run = read_run(path)
-        return from_run(run, checkpoint_of(run), threads=threads)
+        return from_run(run, checkpoint_of(run), threads=threads, streaming=streaming)
     if path.suffix == ".onnx":
         raise BadBundle(f"{path}: is a bare graph", hint="give the bundle folder that holds it")
-    return from_checkpoint(read_checkpoint(path, config=config, weights=weights), device=device)
+    checkpoint = read_checkpoint(path, config=config, weights=weights)
+    if streaming is None:
+        return from_checkpoint(checkpoint, device=device)
+    check_streamable(checkpoint, streaming)
+    return from_checkpoint(checkpoint, device=device, context=chunk_context(streaming))
 
 
 def checkpoint_of(run: Run) -> Checkpoint:

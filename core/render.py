@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import rich.console
@@ -18,7 +19,9 @@ if TYPE_CHECKING:  # what is rendered is imported by whoever made it
     from asrcompress.compress.anatomy import Anatomy
     from asrcompress.doctor import Diagnosis
     from asrcompress.evaluation import Evaluation
+    from asrcompress.golden import SelfTest
     from asrcompress.pipeline import Outcome
+    from asrcompress.prune_job import PruneOutcome
     from asrcompress.runtime.benchmark import Comparison
 
 
@@ -50,6 +53,24 @@ def evaluation(result: Evaluation, *, worst: int) -> RenderableType:
     return Group(*parts)
 
 
+def pruning(outcome: PruneOutcome) -> RenderableType:
+    """What was removed, what is left in each block, and the verdict."""
+    record = outcome.record
+    before, after = record["parameters"]
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("block", "heads", "feed-forward", "macaron", "channels"):
+        table.add_column(name, justify="right")
+    for index, widths in enumerate(record["widths"]):
+        cells = (widths[key] for key in ("heads", "feed_forward", "macaron", "channels"))
+        table.add_row(str(index), *("-" if cell is None else str(cell) for cell in cells))
+    lines = [
+        f"encoder {before:,} -> {after:,} parameters ({1 - after / before:.1%} removed)",
+        f"gate: {outcome.verdict.reason}",
+        f"checkpoint {outcome.checkpoint}",
+    ]
+    return Group(table, Text("\n".join(lines)))
+
+
 def cer_text(report: CerReport) -> str:
     """``5.75 % (95 %: 5.10 to 6.42)``."""
     low, high = report.interval()
@@ -76,12 +97,14 @@ def outcome(result: Outcome) -> RenderableType:
     return Group(Text(f"{state}: {reason}", style=style), table, *paths)
 
 
-def bundle(item: Bundle) -> RenderableType:
+def bundle(item: Bundle) -> Table:
     """What a bundle is and what it was proven to do."""
     manifest = item.manifest
     table = _table("bundle", str(item.path))
     table.add_row("family", manifest.family)
     table.add_row("precision", manifest.precision)
+    if manifest.target:
+        table.add_row("target", manifest.target)
     table.add_row("size", megabytes(item.size_bytes))
     if manifest.integer_share is not None:
         table.add_row("integer kernels", f"{manifest.integer_share:.1%} of the MACs")
@@ -89,6 +112,52 @@ def bundle(item: Bundle) -> RenderableType:
         if cer := _promised(manifest.quality or {}, side):
             table.add_row(f"CER {side}", cer)
     table.add_row("sha256", manifest.bundle_sha256[:16] + "…")
+    return table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What ``asrcompress verify`` found.
+
+    Attributes:
+        self_test: None where the bundle has none.
+        signed: whether a signature was asked for, and is right.
+    """
+
+    bundle: Bundle
+    self_test: SelfTest | None
+    signed: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest, and what was checked on this device."""
+        return {
+            **self.bundle.manifest.to_json(),
+            "self_test": None if self.self_test is None else self.self_test.to_json(),
+            "signature": {
+                "signer": None if self.bundle.signature is None else self.bundle.signature.signer,
+                "checked": self.signed,
+            },
+        }
+
+
+def verification(item: Verification) -> RenderableType:
+    """A bundle, who vouches for it, and what this device makes of its golden recordings."""
+    table = bundle(item.bundle)
+    signature = item.bundle.signature
+    if signature is None:
+        table.add_row("signature", "none")
+    else:
+        state = "right" if item.signed else "not checked (--public-key KEY.pub)"
+        table.add_row("signature", f"{state}, by {signature.signer[:16]}…")
+    if item.self_test is None:
+        table.add_row("self-test", "none in this bundle")
+        return table
+    test = item.self_test
+    table.add_row(
+        "self-test",
+        f"{'passed' if test.passed else 'FAILED'}, {len(test.results)} recordings, "
+        f"{test.judged_nats:.4f} of {test.tolerance_nats:g} nats",
+    )
     return table
 
 

@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from asrcompress import strict_json
+from asrcompress.bundle_manifest import StreamingModel
 from asrcompress.checkpoint import Checkpoint
 from asrcompress.errors import BadRun
 from asrcompress.files import sha256_file, write_atomically, writing
@@ -69,6 +70,11 @@ class Run:
     def fp32_model(self) -> Path:
         """The checkpoint's own graph."""
         return self.path / "model.fp32.onnx"
+
+    @property
+    def streaming_model(self) -> Path:
+        """The INT8 artifact for streams."""
+        return self.path / "model-streaming.int8.onnx"
 
     @property
     def weights(self) -> Path:
@@ -134,6 +140,19 @@ class Run:
         """Write a JSON file of this run, atomically."""
         write_atomically(self.path / name, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
 
+    def streaming_spec(self) -> StreamingModel:
+        """How `streaming_model` is fed.
+
+        Raises:
+            BadRun: the run has none.
+        """
+        return strict_json.from_json(
+            StreamingModel,
+            self.read_json("streaming.json"),
+            item=str(self.path / "streaming.json"),
+            error=BadRun,
+        )
+
     def append_metric(self, **values: Any) -> None:
         """Add a line to metrics.jsonl."""
         self._append("metrics.jsonl", json.dumps(values))
@@ -198,7 +217,7 @@ def digest_of(kind: str, recipe: Recipe, checkpoint: Checkpoint) -> str:
     Manifests count with what is in them: an edited one must not find the stages of the old one.
     """
     tables = {name: table for name, table in recipe.to_dict().items() if name != "runs"}
-    data = (recipe.data.train, recipe.data.calibration, recipe.data.gate)
+    data = (recipe.data.train, recipe.data.calibration, recipe.data.dev, recipe.data.gate)
     manifests = [_content_digest(path) for path in data if path is not None]
     text = json.dumps([kind, tables, checkpoint.sha256, manifests], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -257,7 +276,7 @@ def latest_passing_run(runs: Path) -> Run:
         BadRun: none has; says what there is.
     """
     found = [read_run(file.parent) for file in sorted(runs.glob("*/run.json"))]
-    passing = [run for run in found if run.status() == PASSED]
+    passing = [run for run in found if run.status() == PASSED and run.model.is_file()]
     if not passing:
         seen = ", ".join(f"{run.name} {run.status()}" for run in found) or "no runs"
         raise BadRun(

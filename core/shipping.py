@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from asrcompress.bundle import Bundle, write_bundle
+from asrcompress.bundle import Bundle, BundleManifest, StreamingModel, write_bundle
 from asrcompress.cer import CerReport
-from asrcompress.checkpoint import read_checkpoint
+from asrcompress.checkpoint import Checkpoint, read_checkpoint
 from asrcompress.console import Console
 from asrcompress.errors import BadRecipe, BadRun, CerGateFailed
 from asrcompress.files import refuse_overwrite, sha256_file
+from asrcompress.golden_recording import record_golden
+from asrcompress.ranges import read_ranges
 from asrcompress.recipe import Recipe
-from asrcompress.recognizer import checkpoint_of
+from asrcompress.recognizer import checkpoint_of, from_onnx
 from asrcompress.run import FAILED, PASSED, Run, latest_passing_run, read_run
+from asrcompress.streaming import check_streamable
+from asrcompress.targets import Target, find_target
+from asrcompress.tokens import Vocabulary
 
 
 def find_run(path: Path | None, recipe: Recipe) -> Run:
@@ -25,10 +32,13 @@ def find_run(path: Path | None, recipe: Recipe) -> Run:
     return read_run(path) if path is not None else latest_passing_run(recipe.runs)
 
 
-def ship_run(run: Run, output: Path, *, force: bool = False) -> Bundle:
+def ship_run(run: Run, output: Path, *, target: str = "int8", force: bool = False) -> Bundle:
     """Write the bundle of a run whose gate passed.
 
+    Args:
+        target: contract to ship to; ``int8`` is whatever the run was trained for.
     Raises:
+        BadRecipe: the run's weights do not keep the target's contract.
         CerGateFailed: the run failed its gate; nothing is written.
         BadRun: unfinished, or its model is not the one that was measured.
         OutputExists: there is something at `output`.
@@ -44,12 +54,16 @@ def ship_run(run: Run, output: Path, *, force: bool = False) -> Bundle:
         )
     if status != PASSED:
         raise BadRun(f"{run.path}: is {status}", hint="repeat the command that started it")
-    if sha256_file(run.model) != run.field("run.json", "model_sha256", kind=str):
-        raise BadRun(f"{run.model}: was changed after the gate measured it")
+    _check_unchanged(run, run.model, "model_sha256")
     recipe = Recipe.from_dict(
         run.field("run.json", "recipe", kind=dict), source=str(run.path), folder=run.path
     )
+    contract = _contract(run, recipe, target)
     checkpoint = checkpoint_of(run)
+    streaming = None
+    if recipe.streaming.wanted:
+        _check_unchanged(run, run.streaming_model, "streaming_sha256")
+        streaming = run.streaming_spec()
     manifest = describe(
         run.model,
         checkpoint,
@@ -58,10 +72,21 @@ def ship_run(run: Run, output: Path, *, force: bool = False) -> Bundle:
         max_frames=run.field("run.json", "max_frames", kind=int),
         integer_share=run.field("integer_share.json", "share", kind=float),
         quality=_quality(run, recipe),
+        streaming=streaming,
     )
-    return write_bundle(
-        output, manifest, model=run.model, vocabulary=checkpoint.vocabulary, force=force
+    return _write(
+        output,
+        replace(manifest, target=contract.name),
+        model=run.model,
+        vocabulary=checkpoint.vocabulary,
+        extra=() if streaming is None else (run.streaming_model,),
+        force=force,
     )
+
+
+def _check_unchanged(run: Run, path: Path, recorded: str) -> None:
+    if sha256_file(path) != run.field("run.json", recorded, kind=str):
+        raise BadRun(f"{path}: was changed after the gate measured it")
 
 
 def ship_checkpoint(
@@ -84,11 +109,14 @@ def ship_checkpoint(
         config=source.config if same else None,
         weights=source.weights if same else None,
     )
+    check_streamable(checkpoint, recipe.streaming)
     with tempfile.TemporaryDirectory(prefix="asrcompress-") as folder:
-        model = Path(folder) / "model.onnx"
+        model, streaming = Path(folder) / "model.onnx", None
         with console.status("exporting FP32"):
             graph, subsampling = export_checkpoint(checkpoint, recipe)
             save_graph(graph, model)
+            if recipe.streaming.wanted:
+                streaming = _save_chunks(checkpoint, recipe, model)
         manifest = describe(
             model,
             checkpoint,
@@ -97,30 +125,104 @@ def ship_checkpoint(
             max_frames=max_frames(checkpoint, recipe),
             integer_share=0.0,
             quality=None,
+            streaming=streaming,
         )
+        return _write(
+            output,
+            manifest,
+            model=model,
+            vocabulary=checkpoint.vocabulary,
+            extra=() if streaming is None else (model.parent / streaming.model,),
+            force=force,
+        )
+
+
+def _save_chunks(checkpoint: Checkpoint, recipe: Recipe, model: Path) -> StreamingModel:
+    """Write the FP32 streaming graph beside `model`, whose weights it reads."""
+    from asrcompress.export.onnx_graph import save_graph
+    from asrcompress.export.shared_weights import share_weights
+    from asrcompress.pipeline import max_frames
+    from asrcompress.streaming_stages import export_chunks_of
+
+    name = "model-streaming.onnx"
+    graph, spec = export_chunks_of(
+        checkpoint, recipe, name=name, max_frames=max_frames(checkpoint, recipe)
+    )
+    share_weights(graph, model)
+    save_graph(graph, model.parent / name)
+    return spec
+
+
+def _contract(run: Run, recipe: Recipe, wanted: str) -> Target:
+    """The contract to ship to, which the run's weights keep.
+
+    Raises:
+        BadRecipe: they do not.
+    """
+    trained = find_target(recipe.export.target)
+    contract = trained if wanted == "int8" else find_target(wanted)
+    top = read_ranges(run.ranges).weight_top
+    if top > contract.weight_top:
+        raise BadRecipe(
+            f"{run.path}: was trained for {trained.name}, whose weights reach {top}; "
+            f"{contract.name} takes at most {contract.weight_top}",
+            hint=f"asrcompress qat --target {contract.name}",
+        )
+    return contract
+
+
+def _write(
+    output: Path,
+    manifest: BundleManifest,
+    *,
+    model: Path,
+    vocabulary: Vocabulary,
+    extra: Sequence[Path] = (),
+    force: bool,
+) -> Bundle:
+    """Write a bundle with the recordings of its self-test, made by the very model that ships."""
+    recognizer = from_onnx(
+        model,
+        name=manifest.model,
+        features=manifest.features,
+        vocabulary=vocabulary,
+        max_frames=manifest.max_frames,
+    )
+    with tempfile.TemporaryDirectory(prefix="asrcompress-") as folder:
+        golden = record_golden(recognizer, Path(folder))
         return write_bundle(
-            output, manifest, model=model, vocabulary=checkpoint.vocabulary, force=force
+            output,
+            replace(manifest, golden=golden),
+            model=model,
+            vocabulary=vocabulary,
+            extra=[*extra, *(Path(folder) / name for name in golden.files)],
+            force=force,
         )
 
 
 def _quality(run: Run, recipe: Recipe) -> dict[str, object]:
-    """CER with intervals and the verdict, for ``bundle.json``."""
-    reports = {
-        side: CerReport.from_json(
-            run.field(f"{side}.json", "cer", kind=dict), item=str(run.path / f"{side}.json")
-        )
-        for side in ("before", "after")
-    }
+    """CER with intervals and the verdict, for ``bundle.json``; of streams under ``streaming``."""
     if recipe.data.gate is None:
         raise BadRecipe(f"{run.path}: names no gate manifest")
-    verdict = run.read_json("verdict.json")
-    quality: dict[str, object] = {
-        "gate_manifest": recipe.data.gate.name,
+    quality = {"gate_manifest": recipe.data.gate.name, **_measured(run, "")}
+    if recipe.streaming.wanted:
+        share = run.field("integer_share-streaming.json", "share", kind=float)
+        quality["streaming"] = {"integer_share": share, **_measured(run, "-streaming")}
+    return quality
+
+
+def _measured(run: Run, suffix: str) -> dict[str, object]:
+    names = {side: f"{side}{suffix}.json" for side in ("before", "after")}
+    reports = {
+        side: CerReport.from_json(run.field(name, "cer", kind=dict), item=str(run.path / name))
+        for side, name in names.items()
+    }
+    found: dict[str, object] = {
         "utterances": len(reports["after"].utterances),
-        "verdict": verdict,
+        "verdict": run.read_json(f"verdict{suffix}.json"),
     }
     for side, report in reports.items():
         low, high = report.interval()
-        quality[f"cer_{side}"] = float(report.cer)
-        quality[f"cer_{side}_interval_95"] = [float(low), float(high)]
-    return quality
+        found[f"cer_{side}"] = float(report.cer)
+        found[f"cer_{side}_interval_95"] = [float(low), float(high)]
+    return found

@@ -78,7 +78,7 @@ def weight_noise(weights: Mapping[str, np.ndarray], ranges: Ranges) -> tuple[Lay
         LayerNoise(
             name=item.parameter.removesuffix(".weight"),
             input=item.input,
-            weight_db=_weight_db(weights[item.parameter], item)
+            weight_db=_weight_db(weights[item.parameter], item, ranges.weight_top)
             if item.parameter in weights
             else None,
         )
@@ -86,10 +86,10 @@ def weight_noise(weights: Mapping[str, np.ndarray], ranges: Ranges) -> tuple[Lay
     )
 
 
-def _weight_db(weight: np.ndarray, item: WeightRange) -> float | None:
+def _weight_db(weight: np.ndarray, item: WeightRange, top: int) -> float | None:
     shape = [1] * weight.ndim
     shape[item.axis] = -1
-    scale = (np.asarray(item.absmax, np.float64) / 127.0).reshape(shape)
+    scale = (np.asarray(item.absmax, np.float64) / top).reshape(shape)
     exact = weight.astype(np.float64)
-    rounded = np.clip(np.round(exact / scale), -127, 127) * scale
+    rounded = np.clip(np.round(exact / scale), -top, top) * scale
     return sqnr_db(float((exact**2).sum()), float(((exact - rounded) ** 2).sum()))

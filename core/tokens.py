@@ -7,6 +7,8 @@ id`` lines with ``<blk>`` and ``▁``. In memory the spelling is PaddleSpeech's.
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +18,14 @@ from asrcompress.files import reading
 
 BLANK, UNKNOWN, SPACE, EOS = "<blank>", "<unk>", "<space>", "<eos>"
 WORD_BOUNDARY = "▁"  # SentencePiece's, which sherpa-onnx prints as a space
+UNIT_TYPES = ("char", "word", "spm")  # PaddleSpeech's names
 
 # Symbols that stand for no text. <unk> is one of them: "some character, unknown which".
 _SILENT = frozenset(
     {BLANK, "<blk>", "<eps>", UNKNOWN, EOS, "<sos>", "<sos/eos>", "<s>", "</s>", "<pad>", "<mask>"}
 )
+# A byte of UTF-8, by which sentencepiece spells characters that it has no piece for.
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _TO_TOKENS = {BLANK: "<blk>", SPACE: WORD_BOUNDARY}
 _FROM_TOKENS = {"<blk>": BLANK, "<eps>": BLANK, WORD_BOUNDARY: SPACE}
 
@@ -31,11 +36,14 @@ class Vocabulary:
 
     Attributes:
         symbols: in PaddleSpeech's spelling; exactly one is ``<blank>``.
+        unit_type: what a symbol is: ``char``, ``word`` or ``spm``. ``char`` after tokens.txt was
+            read, where pieces and words carry their boundaries themselves.
     Raises:
         BadCheckpoint: an empty or double symbol, or not exactly one blank.
     """
 
     symbols: tuple[str, ...]
+    unit_type: str = field(default="char", compare=False)
     _ids: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -50,7 +58,7 @@ class Vocabulary:
             raise BadCheckpoint(f"vocabulary: symbol {self._ids['']} is empty")
         if BLANK not in self._ids:
             raise BadCheckpoint(f"vocabulary: has no {BLANK}, got {len(self.symbols)} others")
-        written = {_TO_TOKENS.get(symbol, symbol) for symbol in self.symbols}
+        written = set(map(self._written, self.symbols))
         if len(written) != len(self.symbols):
             raise BadCheckpoint(
                 "vocabulary: has both spellings of one symbol "
@@ -66,7 +74,7 @@ class Vocabulary:
         return self._ids[BLANK]
 
     @staticmethod
-    def from_vocab_txt(path: Path) -> Vocabulary:
+    def from_vocab_txt(path: Path, *, unit_type: str = "char") -> Vocabulary:
         """Read PaddleSpeech's ``vocab.txt``: a symbol a line, anything after a space ignored.
 
         As PaddleSpeech does, ``<blank>`` is put first and ``<eos>`` last where they are missing.
@@ -79,7 +87,11 @@ class Vocabulary:
             symbols.insert(0, BLANK)
         if EOS not in symbols:
             symbols.append(EOS)
-        return _naming(path, BadCheckpoint, lambda: Vocabulary(symbols=tuple(symbols)))
+        return _naming(
+            path,
+            BadCheckpoint,
+            lambda: Vocabulary(symbols=tuple(symbols), unit_type=unit_type),
+        )
 
     @staticmethod
     def from_tokens_txt(path: Path) -> Vocabulary:
@@ -101,38 +113,71 @@ class Vocabulary:
 
     def to_tokens_txt(self) -> str:
         """The text of ``tokens.txt``."""
-        written = (_TO_TOKENS.get(symbol, symbol) for symbol in self.symbols)
+        written = map(self._written, self.symbols)
         return "".join(f"{symbol} {id_}\n" for id_, symbol in enumerate(written))
+
+    def _written(self, symbol: str) -> str:
+        """`symbol` as tokens.txt has it."""
+        if self.unit_type == "word" and symbol not in _SILENT and symbol != SPACE:
+            return WORD_BOUNDARY + symbol
+        return _TO_TOKENS.get(symbol, symbol)
 
     def to_vocab_txt(self) -> str:
         """The text of PaddleSpeech's ``vocab.txt``."""
         return "".join(f"{symbol}\n" for symbol in self.symbols)
 
     def ids_to_text(self, ids: Iterable[int]) -> str:
-        """Text of output ids; blank, unknown and end marks say nothing, spaces are trimmed."""
-        said = (self.symbols[id_] for id_ in ids)
-        text = "".join(
-            " " if symbol == SPACE else symbol.replace(WORD_BOUNDARY, " ")
-            for symbol in said
-            if symbol not in _SILENT
-        )
-        return text.strip(" ")
+        """Text of output ids; blank, unknown and end marks say nothing, spaces are trimmed.
 
-    def text_to_ids(self, text: str) -> list[int]:
-        """Output ids of `text`, one per character; what is not in the vocabulary is ``<unk>``.
+        Pieces ``<0xE4>`` in a row are the bytes of UTF-8 characters; U+FFFD where they are none.
+        """
+        said: list[str] = []
+        symbols = (self.symbols[id_] for id_ in ids)
+        for are_bytes, run in itertools.groupby(symbols, lambda s: bool(_BYTE.fullmatch(s))):
+            if are_bytes:
+                octets = bytes(int(symbol[3:5], 16) for symbol in run)
+                said.append(octets.decode("utf-8", errors="replace"))
+            else:
+                said += [self._text_of(symbol) for symbol in run]
+        return "".join(said).strip(" ")
+
+    def _text_of(self, symbol: str) -> str:
+        if symbol in _SILENT:
+            return ""
+        return " " if symbol == SPACE else self._written(symbol).replace(WORD_BOUNDARY, " ")
+
+    def id_of(self, symbol: str) -> int | None:
+        """The output of `symbol`, else the one of ``<unk>``, else None."""
+        id_ = self._ids.get(symbol)
+        if id_ is None and symbol in (SPACE, WORD_BOUNDARY):
+            id_ = self._ids.get(WORD_BOUNDARY if symbol == SPACE else SPACE)
+        return self._ids.get(UNKNOWN) if id_ is None else id_
+
+    def symbols_to_ids(self, symbols: Iterable[str]) -> list[int]:
+        """Output ids of `symbols`; what is not in the vocabulary is ``<unk>``.
 
         Raises:
-            BadCheckpoint: there is such a character and the vocabulary has no ``<unk>``.
+            BadCheckpoint: there is such a symbol and the vocabulary has no ``<unk>``.
         """
-        space = self._ids.get(SPACE, self._ids.get(WORD_BOUNDARY))
-        unknown = self._ids.get(UNKNOWN)
-        found = [space if char == " " else self._ids.get(char) for char in text]
-        ids = [unknown if id_ is None else id_ for id_ in found]
-        kept = [id_ for id_ in ids if id_ is not None]
-        if len(kept) != len(text):
-            missing = text[ids.index(None)]
-            raise BadCheckpoint(f"vocabulary: has neither {missing!r} nor {UNKNOWN}")
-        return kept
+        ids = []
+        for symbol in symbols:
+            id_ = self.id_of(symbol)
+            if id_ is None:
+                raise BadCheckpoint(f"vocabulary: has neither {symbol!r} nor {UNKNOWN}")
+            ids.append(id_)
+        return ids
+
+    def text_to_ids(self, text: str) -> list[int]:
+        """Output ids of `text`, one per character, or per word in a vocabulary of words.
+
+        Sentencepiece's pieces need their model: see `asrcompress.tokenizer`.
+
+        Raises:
+            BadCheckpoint: as `symbols_to_ids`.
+        """
+        if self.unit_type == "word":
+            return self.symbols_to_ids(text.split())
+        return self.symbols_to_ids(SPACE if char == " " else char for char in text.strip())
 
 
 def _lines(path: Path, error: type[AsrCompressError]) -> list[str]:

@@ -17,8 +17,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from asrcompress.export.squeezeformer import squeezeformer_blocks
 from asrcompress.export.u2_blocks import block
+from asrcompress.export.u2_front import FrontEnd
 from asrcompress.paddle_imports import import_paddle
+from asrcompress.unused_layers import is_squeezeformer
 
 paddle = import_paddle()
 
@@ -39,16 +42,12 @@ class ExportedEncoder(nn.Layer):
 
     def __init__(self, network: Any, *, max_frames: int) -> None:
         super().__init__()
-        encoder = network.encoder
-        self.encoder, self.ctc_lo = encoder, network.ctc.ctc_lo
-        positions = encoder.embed.pos_enc
-        self.scale = float(positions.xscale)
-        table = positions.pe[:, :max_frames].detach()
-        table.name = "positional_table"  # else Paddle's running number would be in the graph
-        self.register_buffer("pe", table)
+        self.encoder, self.ctc_lo = network.encoder, network.ctc.ctc_lo
+        self.front = FrontEnd(network.encoder, max_outputs=max_frames)
+        self.hidden = False  # whether the encoder's output is an output of the graph
 
-    def forward(self, x: Any, x_lens: Any) -> tuple[Any, Any]:
-        """CTC log-probabilities.
+    def forward(self, x: Any, x_lens: Any) -> tuple[Any, ...]:
+        """CTC log-probabilities, and the hidden states behind them where they are wanted.
 
         Args:
             x: features, float32 (batch, frames, mels).
@@ -57,22 +56,30 @@ class ExportedEncoder(nn.Layer):
             log_probs float32 (batch, frames', vocabulary) and its valid lengths int64 (batch,).
         """
         encoder = self.encoder
-        if encoder.global_cmvn is not None:
-            x = encoder.global_cmvn(x)
-        h = encoder.embed.conv(x.unsqueeze(1))
-        h = encoder.embed.out(h.transpose([0, 2, 1, 3]).flatten(2)) * self.scale
-        lengths = _conv_length(_conv_length(x_lens))
+        h, lengths = self.front(x), self.front.lengths(x_lens)
         frames = paddle.shape(h)[1]
         position = paddle.arange(frames, dtype="int64").unsqueeze(0)
         keep = (position < lengths.unsqueeze(1)).astype("float32")  # (batch, frames')
-        table = self.pe[:, :frames]
         bias = ((keep - 1.0) * _MASKED).unsqueeze(1).unsqueeze(1)
-        for layer in encoder.encoders:
-            h = block(layer, h, table, bias, keep.unsqueeze(2))
-        log_probs = F.log_softmax(self.ctc_lo(encoder.after_norm(h)), axis=-1)
-        return log_probs, lengths
+        if encoder.static_chunk_size > 0 and not encoder.use_dynamic_chunk:
+            bias = bias + _static_chunks(position, encoder.static_chunk_size)
+        table, keep = self.front.table(frames), keep.unsqueeze(2)
+        if is_squeezeformer(encoder):
+            h = squeezeformer_blocks(encoder, h, table, bias, keep)
+        else:
+            for layer in encoder.encoders:
+                h = block(layer, h, table, bias, keep)
+            h = encoder.after_norm(h) if encoder.normalize_before else h
+        log_probs = F.log_softmax(self.ctc_lo(h), axis=-1)
+        return (log_probs, lengths, h) if self.hidden else (log_probs, lengths)
 
 
-def _conv_length(length: Any) -> Any:
-    """Output length of a convolution with kernel 3 and stride 2, as in Conv2dSubsampling4."""
-    return (length - 1) // 2
+def _static_chunks(position: Any, chunk_size: int) -> Any:
+    """Additive mask (1, 1, frames, frames): a frame sees its own chunk and those before.
+
+    A network with ``static_chunk_size`` has this mask whenever it runs, as in PaddleSpeech's
+    ``add_optional_chunk_mask``.
+    """
+    ends = (position // chunk_size + 1) * chunk_size
+    seen = (position.unsqueeze(1) < ends.unsqueeze(2)).astype("float32")
+    return ((seen - 1.0) * _MASKED).unsqueeze(1)

@@ -19,9 +19,12 @@ from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, Te
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from asrcompress.errors import ExportFailed
+from asrcompress.export.recurrent_int8 import quantize_recurrent
 from asrcompress.ranges import ActivationRange, Ranges, WeightRange
 
 _QUANTIZED_OPS = ("Conv", "MatMul")
+# Between the product with a weight and attention's operand: bias, heads, a cache, a rotation.
+_ON_THE_WAY = {"Transpose", "Reshape", "Add", "Concat", "Mul", "Slice"}
 
 
 def quantize_graph(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
@@ -70,6 +73,7 @@ def quantize_graph(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
     _check_numbers(quantized, overrides)
     _check_weights(quantized, plan)
     _quantize_tables(quantized)
+    quantize_recurrent(quantized, ranges)
     quantized.producer_name = "asrcompress"
     onnx.checker.check_model(quantized, full_check=True)
     return quantized
@@ -93,14 +97,15 @@ class _Plan:
             node.name = node.name or f"{node.op_type}_{index}"
             right = node.input[1]
             if right in weights:
-                self.layers.append((node, weights.pop(right)))
+                self.layers.append((node, weights[right]))
             elif right not in self.initializers and (root := self._root(right)) in products:
                 item = products.pop(root)
                 self.pairs.append((node, item.left, item.right))
             else:
                 self.excluded.append(node.name)  # left in float by the recipe
-        if weights or products:
-            unused = ", ".join([*weights, *products][:5])
+        found = {item.parameter for _, item in self.layers}  # a layer may run twice
+        if missing := [*(name for name in weights if name not in found), *products]:
+            unused = ", ".join(missing[:5])
             raise ExportFailed(f"ranges without a node in the graph: {unused}")
 
     def absorb_relus(self) -> None:
@@ -148,7 +153,7 @@ class _Plan:
                 "scale": np.array(scale, np.float32),
                 "zero_point": np.array(0, np.int8),
             }
-            for scale in np.asarray(item.absmax, np.float32) / np.float32(127)
+            for scale in np.asarray(item.absmax, np.float32) / np.float32(self.ranges.weight_top)
         ]
 
     def _root(self, name: str) -> str:
@@ -157,9 +162,10 @@ class _Plan:
             node = self.producer[name]
             if node.op_type == "MatMul" and node.input[1] in self.initializers:
                 return str(node.input[1])
-            if node.op_type not in {"Transpose", "Reshape", "Add"}:
+            if node.op_type not in _ON_THE_WAY:
                 return ""
-            name = node.input[0]
+            # Behind a cache of earlier frames comes what this weight made of the new ones.
+            name = node.input[-1 if node.op_type == "Concat" else 0]
         return ""
 
 
@@ -190,11 +196,16 @@ def _check_numbers(model: onnx.ModelProto, overrides: Mapping[str, list[dict[str
 
 
 def _check_weights(model: onnx.ModelProto, plan: _Plan) -> None:
-    """Every weight with a range is stored as int8."""
-    kinds = {item.name: item.data_type for item in model.graph.initializer}
+    """Every weight with a range is stored as int8, within the grid that was trained for."""
+    stored = {item.name: item for item in model.graph.initializer}
+    top = plan.ranges.weight_top
     for _, item in plan.layers:
-        if kinds.get(f"{item.parameter}_quantized") != onnx.TensorProto.INT8:
+        codes = stored.get(f"{item.parameter}_quantized")
+        if codes is None or codes.data_type != onnx.TensorProto.INT8:
             raise ExportFailed(f"{item.parameter}: is not stored as int8")
+        largest = int(np.abs(numpy_helper.to_array(codes).astype(np.int32)).max())
+        if largest > top:
+            raise ExportFailed(f"{item.parameter}: has the code {largest}, expected at most {top}")
 
 
 def _quantize_tables(model: onnx.ModelProto) -> None:

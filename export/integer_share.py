@@ -40,8 +40,11 @@ _PRODUCTS = {
     "QLinearMatMul": True,
     "QGemm": True,
 }
+_SIDES = ("input", "output")
+# kernel -> (gates, runs on integers)
+_RECURRENT = {"LSTM": (4, False), "DynamicQuantizeLSTM": (4, True), "GRU": (3, False)}
 # Kernels that multiply but are not understood here must not pass for "nothing to count".
-_UNCOUNTED = {"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "Attention", "QAttention", "Einsum"}
+_UNCOUNTED = {"RNN", "Attention", "QAttention", "Einsum"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,19 +88,25 @@ class IntegerShare:
         return {**asdict(self), "share": self.share, "macs": self.macs}
 
 
-def measure_integer_share(model: Path, *, frames: int = 1000) -> IntegerShare:
+def measure_integer_share(
+    model: Path, *, frames: int = 1000, feed: Mapping[str, np.ndarray] | None = None
+) -> IntegerShare:
     """Run `model` once under the profiler.
 
     Args:
         model: ONNX file with the interface of `asrcompress.export.onnx_graph`.
         frames: feature frames of 10 ms; attention's part grows with it.
+        feed: inputs to run it on instead, for a graph with another interface; the first is the
+            features.
     Raises:
         ExportFailed: ONNX Runtime cannot run it, or runs a kernel whose work is not known here.
     """
     loaded = onnx.load(model)
-    n_mels = loaded.graph.input[0].type.tensor_type.shape.dim[2].dim_value
+    if feed is None:
+        feed = _random_utterance(loaded, frames)
+    frames = next(iter(feed.values())).shape[1]
     with tempfile.TemporaryDirectory(prefix="asrcompress-") as folder:
-        events, optimized = _profile(model, Path(folder), frames=frames, n_mels=n_mels)
+        events, optimized = _profile(model, Path(folder), feed)
     counts, float_nodes = _count(events, optimized)
     if not counts:
         raise ExportFailed(f"{model}: ran no multiplying kernel")
@@ -125,8 +134,15 @@ def check_integer_share(measured: IntegerShare, *, minimum: float) -> None:
         )
 
 
+def _random_utterance(model: onnx.ModelProto, frames: int) -> dict[str, np.ndarray]:
+    features, lengths = model.graph.input
+    n_mels = features.type.tensor_type.shape.dim[2].dim_value
+    noise = np.random.default_rng(0).standard_normal((1, frames, n_mels), np.float32)
+    return {features.name: noise, lengths.name: np.array([frames], np.int64)}
+
+
 def _profile(
-    model: Path, folder: Path, *, frames: int, n_mels: int
+    model: Path, folder: Path, feed: Mapping[str, np.ndarray]
 ) -> tuple[list[dict[str, Any]], onnx.ModelProto]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -134,12 +150,11 @@ def _profile(
     options.enable_profiling = True
     options.profile_file_prefix = str(folder / "profile")
     options.optimized_model_filepath = str(folder / "optimized.onnx")
-    features = np.random.default_rng(0).standard_normal((1, frames, n_mels), np.float32)
     try:
         session = onnxruntime.InferenceSession(
             str(model), options, providers=["CPUExecutionProvider"]
         )
-        session.run(None, {"x": features, "x_lens": np.array([frames], np.int64)})
+        session.run(None, dict(feed))
     # onnxruntime raises classes of a private module that derive from Exception directly.
     except Exception as error:
         raise ExportFailed(f"{model}: ONNX Runtime cannot run it, {error}") from error
@@ -166,6 +181,11 @@ def _count(
         elif kernel in _PRODUCTS:
             integer = _PRODUCTS[kernel]
             per_output = _shape(event["args"]["input_type_shape"][0])[-1]
+        elif kernel in _RECURRENT:
+            gates, integer = _RECURRENT[kernel]
+            # An output is made of all gates of its unit, which read the input and the state.
+            inputs, hidden = (_shape(event["args"][f"{side}_type_shape"][0])[-1] for side in _SIDES)
+            per_output = gates * (inputs + hidden)
         else:
             continue
         macs = math.prod(_shape(event["args"]["output_type_shape"][0])) * per_output

@@ -8,9 +8,10 @@ from typing import Any
 
 import onnx
 
-from asrcompress.bundle_manifest import BundleManifest, Source, TensorSpec
+from asrcompress.bundle_manifest import BundleManifest, Source, StreamingModel, TensorSpec
 from asrcompress.checkpoint import Checkpoint
 from asrcompress.errors import ExportFailed
+from asrcompress.u2_settings import min_frames
 
 _TOOLS = (
     "asrcompress",
@@ -25,9 +26,11 @@ _TOOLS = (
     "kaldi-native-fbank",
     "numpy",
 )
-# Fewest feature frames that two convolutions of kernel 3 and stride 2 leave a frame of.
-MIN_FRAMES = 7
-_DTYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.INT64: "int64"}
+_DTYPES = {
+    onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.INT64: "int64",
+    onnx.TensorProto.BOOL: "bool",
+}
 
 
 def tool_versions() -> dict[str, str]:
@@ -50,6 +53,7 @@ def describe(
     max_frames: int,
     integer_share: float | None,
     quality: dict[str, Any] | None,
+    streaming: StreamingModel | None = None,
 ) -> BundleManifest:
     """Manifest for `model`, its files still to be listed by ``write_bundle``.
 
@@ -59,20 +63,23 @@ def describe(
         subsampling: feature frames per output frame.
         max_frames: most feature frames that the graph accepts.
         quality: CER and verdict, or None where nothing was measured.
+        streaming: of the graph for streams, where one is shipped too.
     """
     graph = onnx.load(model, load_external_data=False)
+    inputs, outputs = tensor_specs(graph)
     return BundleManifest(
         family=checkpoint.family,
         precision=precision,
         model=f"model.{precision}.onnx" if precision == "int8" else "model.onnx",
-        inputs=tuple(_tensor(item) for item in graph.graph.input),
-        outputs=tuple(_tensor(item) for item in graph.graph.output),
+        inputs=inputs,
+        outputs=outputs,
         features=checkpoint.features,
         blank_id=checkpoint.vocabulary.blank_id,
         vocab_size=len(checkpoint.vocabulary),
         subsampling_factor=subsampling,
-        min_frames=MIN_FRAMES,
+        min_frames=min_frames(checkpoint.network),
         max_frames=max_frames,
+        streaming=streaming,
         opset=next(item.version for item in graph.opset_import if item.domain in ("", "ai.onnx")),
         source=Source(checkpoint_name=checkpoint.name, checkpoint_sha256=checkpoint.sha256),
         tools=tool_versions(),
@@ -81,9 +88,19 @@ def describe(
     )
 
 
+def tensor_specs(model: onnx.ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs of a graph.
+
+    Raises:
+        ExportFailed: an element type that no bundle has.
+    """
+    graph = model.graph
+    return tuple(map(_tensor, graph.input)), tuple(map(_tensor, graph.output))
+
+
 def _tensor(item: Any) -> TensorSpec:
     kind = item.type.tensor_type
     if kind.elem_type not in _DTYPES:
-        raise ExportFailed(f"{item.name}: element type {kind.elem_type}, expected float32 or int64")
+        raise ExportFailed(f"{item.name}: element type {kind.elem_type}, expected one of {_DTYPES}")
     dims = tuple(dim.dim_value or dim.dim_param for dim in kind.shape.dim)
     return TensorSpec(name=item.name, dtype=_DTYPES[kind.elem_type], dims=dims)

@@ -21,6 +21,7 @@ from asrcompress.bundle_manifest import TensorSpec
 from asrcompress.errors import ExportFailed, MissingExtra
 from asrcompress.files import write_atomically
 from asrcompress.paddle_imports import import_paddle
+from asrcompress.unused_layers import belongs_to, unused_layers
 
 paddle = import_paddle()
 
@@ -52,13 +53,17 @@ class Interface:
     weights: tuple[str, ...]
 
 
-def utterance_interface(*, n_mels: int, vocabulary: int) -> Interface:
+def utterance_interface(
+    *, n_mels: int, vocabulary: int, hidden: int | None = None
+) -> Interface:
     """Features of whole utterances to log-probabilities; names as in sherpa-onnx's offline slots.
 
     Args:
         n_mels: width of the features.
         vocabulary: number of CTC outputs.
+        hidden: width of the encoder's output, where the graph gives that too.
     """
+    states = (TensorSpec(name="hidden", dtype="float32", dims=("N", "T_out", hidden or 0)),)
     return Interface(
         name="encoder_ctc",
         inputs=(
@@ -68,6 +73,7 @@ def utterance_interface(*, n_mels: int, vocabulary: int) -> Interface:
         outputs=(
             TensorSpec(name="log_probs", dtype="float32", dims=("N", "T_out", vocabulary)),
             TensorSpec(name="log_probs_lens", dtype="int64", dims=("N",)),
+            *(states if hidden else ()),
         ),
         weights=("encoder.", "ctc."),
     )
@@ -108,7 +114,7 @@ def _trace(layer: Any, interface: Interface, *, opset: int) -> bytes:
         )
         for item in interface.inputs
     ]
-    with tempfile.TemporaryDirectory(prefix="asrcompress-") as folder, _quiet_stderr():
+    with tempfile.TemporaryDirectory(prefix="asrcompress-") as folder, quiet_stderr():
         prefix = str(Path(folder) / "graph")
         paddle.jit.save(layer, prefix, input_spec=spec)
         exported = paddle2onnx.export(
@@ -125,7 +131,7 @@ def _trace(layer: Any, interface: Interface, *, opset: int) -> bytes:
 
 
 @contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
+def quiet_stderr() -> Iterator[None]:
     """Hide what Paddle's C++ logs on file descriptor 2 while a program is saved."""
     saved = os.dup(2)
     with open(os.devnull, "w") as devnull:
@@ -156,16 +162,17 @@ def _fold_constants(model: onnx.ModelProto, names: dict[str, str]) -> None:
             kept.append(node)
     used = {name for node in kept for name in node.input}
     renamed = {name: origin[name] for name in constants if name in used and name in origin}
-    if len(set(renamed.values())) != len(renamed):
-        raise ExportFailed("a weight is used in two shapes, expected one")
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, weight in renamed.items():  # a layer may run twice, its weight is stored once
+        if shapes.setdefault(weight, constants[name].shape) != constants[name].shape:
+            raise ExportFailed(f"{weight}: is used in two shapes, expected one")
     for node in kept:
         node.input[:] = [renamed.get(name, name) for name in node.input]
     del model.graph.node[:]
     model.graph.node.extend(kept)
-    for name, value in constants.items():
-        if name in used:
-            tensor = numpy_helper.from_array(np.ascontiguousarray(value), renamed.get(name, name))
-            model.graph.initializer.append(tensor)
+    stored = {renamed.get(name, name): constants[name] for name in constants if name in used}
+    for name, value in stored.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
 
 
 def _evaluate(node: Any, model: onnx.ModelProto, constants: dict[str, np.ndarray]) -> np.ndarray:
@@ -217,10 +224,13 @@ def _rename_interface(model: onnx.ModelProto, interface: Interface) -> None:
 def _check_weights(model: onnx.ModelProto, network: Any, interface: Interface) -> None:
     """Every weight that the interface promises is in the graph."""
     present = {item.name for item in model.graph.initializer}
+    unused = unused_layers(network)
     wanted = {
         name
         for name, _ in network.named_parameters()
-        if name.startswith(interface.weights) and not _is_folded_norm(name, network)
+        if name.startswith(interface.weights)
+        and not belongs_to(name, unused)
+        and not is_folded_norm(name, network)
     }
     # Constants equal to another one may be merged; weights of two or more dimensions are not.
     missing = sorted(name for name in wanted - present if name.endswith("weight"))
@@ -228,10 +238,8 @@ def _check_weights(model: onnx.ModelProto, network: Any, interface: Interface) -
         raise ExportFailed(f"weights missing from the graph: {', '.join(missing[:5])}")
 
 
-def _is_folded_norm(name: str, network: Any) -> bool:
-    """Batch norms and what the forward never uses (concat_linear) are not exported."""
-    if ".concat_linear." in name:
-        return True
+def is_folded_norm(name: str, network: Any) -> bool:
+    """Batch norms are part of the convolution before them by now."""
     owner = dict(network.named_sublayers()).get(name.rpartition(".")[0])
     return type(owner).__name__ == "BatchNorm1D"
 

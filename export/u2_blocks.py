@@ -12,60 +12,169 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from asrcompress.paddle_imports import import_paddle
+from asrcompress.paddle_imports import import_paddle, import_u2
 
 paddle = import_paddle()
+import_u2()  # PaddleSpeech patches Paddle while it is imported
 
 from paddle.nn import functional as F  # noqa: E402  (after h5py, see paddle_imports)
+from paddlespeech.s2t.modules.attention import (  # noqa: E402
+    RelPositionMultiHeadedAttention,
+    RoPERelPositionMultiHeadedAttention,
+)
+from paddlespeech.s2t.modules.encoder_layer import (  # noqa: E402
+    SqueezeformerEncoderLayer,
+    TransformerEncoderLayer,
+)
 
 
 def block(layer: Any, h: Any, table: Any, bias: Any, keep: Any) -> Any:
-    """One ConformerEncoderLayer with pre-norm, on whole utterances."""
+    """One layer of an encoder, of whichever class of PaddleSpeech, on whole utterances."""
+    if isinstance(layer, SqueezeformerEncoderLayer):
+        return _squeezeformer_block(layer, h, table, bias)
+    return cached_block(layer, h, table, bias, keep)[0]
+
+
+def cached_block(
+    layer: Any,
+    h: Any,
+    table: Any,
+    bias: Any,
+    keep: Any,
+    attention_cache: Any = None,
+    convolution_cache: Any = None,
+) -> tuple[Any, Any, Any]:
+    """A ConformerEncoderLayer or TransformerEncoderLayer after the frames in the caches.
+
+    Returns:
+        output, and both caches for the next chunk (None where there is no such layer).
+    """
+    if isinstance(layer, TransformerEncoderLayer):
+        h, keys_values = _attend(layer, layer.norm1, h, table, bias, attention_cache)
+        return _residual(layer, layer.norm2, h, layer.feed_forward), keys_values, None
     if layer.feed_forward_macaron is not None:
-        h = h + layer.ff_scale * feed_forward(layer.feed_forward_macaron, layer.norm_ff_macaron(h))
-    h = h + attention(layer.self_attn, layer.norm_mha(h), table, bias)[0]
+        norm = layer.norm_ff_macaron
+        h = _residual(layer, norm, h, layer.feed_forward_macaron, scale=layer.ff_scale)
+    h, keys_values = _attend(layer, layer.norm_mha, h, table, bias, attention_cache)
+    inputs = None
     if layer.conv_module is not None:
-        h = h + convolution(layer.conv_module, layer.norm_conv(h), keep)[0]
-    h = h + layer.ff_scale * feed_forward(layer.feed_forward, layer.norm_ff(h))
-    return layer.norm_final(h) if layer.conv_module is not None else h
+        x = layer.norm_conv(h) if layer.normalize_before else h
+        change, inputs = convolution(layer.conv_module, x, keep, convolution_cache)
+        h = h + change if layer.normalize_before else layer.norm_conv(h + change)
+    h = _residual(layer, layer.norm_ff, h, layer.feed_forward, scale=layer.ff_scale)
+    h = layer.norm_final(h) if layer.conv_module is not None else h
+    return h, keys_values, inputs
+
+
+def _squeezeformer_block(layer: Any, h: Any, table: Any, bias: Any) -> Any:
+    """One SqueezeformerEncoderLayer on whole utterances.
+
+    Its convolution module adds nothing to valid frames (see `asrcompress.unused_layers`), so only
+    the norm behind it is left.
+    """
+    h, _ = _attend(layer, layer.layer_norm1, h, table, bias)
+    h = _residual(layer, layer.layer_norm2, h, layer.ffn1)
+    h = h if layer.normalize_before else layer.layer_norm3(h)
+    return _residual(layer, layer.layer_norm4, h, layer.ffn2)
+
+
+def _residual(layer: Any, norm: Any, h: Any, inner: Any, *, scale: float = 1.0) -> Any:
+    """A feed-forward layer with its residual, the norm before or after as the block has it."""
+    change = feed_forward(inner, norm(h) if layer.normalize_before else h)
+    h = h + (change if scale == 1.0 else scale * change)
+    return h if layer.normalize_before else norm(h)
+
+
+def _attend(
+    layer: Any, norm: Any, h: Any, table: Any, bias: Any, cache: Any = None
+) -> tuple[Any, Any]:
+    """Self-attention with its residual, and the cache for the next chunk."""
+    x = norm(h) if layer.normalize_before else h
+    change, following = attention(layer.self_attn, x, table, bias, cache)
+    if layer.concat_after:
+        change = layer.concat_linear(paddle.concat([x, change], axis=-1))
+    return (h + change if layer.normalize_before else norm(h + change)), following
 
 
 def feed_forward(layer: Any, h: Any) -> Any:
     """PositionwiseFeedForward.forward without dropout."""
-    return layer.w_2(layer.activation(layer.w_1(h)))
+    return layer.w_2(layer.activation(layer.w_1(_adapted(layer, h))))
+
+
+def _adapted(layer: Any, h: Any) -> Any:
+    """Squeezeformer's learned scale and bias in front of a layer, where it has them."""
+    return h * layer.ada_scale + layer.ada_bias if getattr(layer, "adaptive_scale", False) else h
 
 
 def attention(layer: Any, h: Any, table: Any, bias: Any, cache: Any = None) -> tuple[Any, Any]:
-    """RelPositionMultiHeadedAttention.forward (arXiv:1901.02860, without the relative shift).
+    """Self-attention: plain, with relative positions, or rotary, by the class of `layer`.
+
+    As ``forward`` of MultiHeadedAttention, RelPositionMultiHeadedAttention (arXiv:1901.02860,
+    without the relative shift) and RoPERelPositionMultiHeadedAttention (arXiv:2104.09864).
 
     Args:
         table: positional encodings of the keys, (1, cached frames + frames, width).
         bias: additive mask, broadcast to (batch, heads, frames, keys); None for none.
         cache: keys and values of earlier chunks.
     Returns:
-        output, and keys and values of all frames as the next cache.
+        output, and keys and values of all frames as the next cache; rotated keys have their even
+        channels in front of the odd ones.
     """
     heads, width = layer.h, layer.d_k
+    h = _adapted(layer, h)
 
     def split(tensor: Any) -> Any:
         return tensor.reshape([0, -1, heads, width])
 
     q, k, v = split(layer.linear_q(h)), split(layer.linear_k(h)), split(layer.linear_v(h))
-    p = layer.linear_pos(table).reshape([1, -1, heads, width]).transpose([0, 2, 1, 3])
+    if isinstance(layer, RoPERelPositionMultiHeadedAttention):
+        angles = table if cache is None else _last(table, paddle.shape(h)[1])
+        q, k = _rotated(q, angles), _rotated(k, angles)
     k, v = k.transpose([0, 2, 1, 3]), v.transpose([0, 2, 1, 3])
     following = None
     if cache is not None:
         k = paddle.concat([cache[:, :, :, :width], k], axis=2)
         v = paddle.concat([cache[:, :, :, width:], v], axis=2)
         following = paddle.concat([k, v], axis=-1)
-    content = paddle.matmul((q + layer.pos_bias_u).transpose([0, 2, 1, 3]), k, transpose_y=True)
-    position = paddle.matmul((q + layer.pos_bias_v).transpose([0, 2, 1, 3]), p, transpose_y=True)
-    scores = (content + position) * (1.0 / math.sqrt(width))
+    if isinstance(layer, RelPositionMultiHeadedAttention):
+        p = split(layer.linear_pos(table)).transpose([0, 2, 1, 3])
+        content = paddle.matmul(_by_head(q + layer.pos_bias_u), k, transpose_y=True)
+        position = paddle.matmul(_by_head(q + layer.pos_bias_v), p, transpose_y=True)
+        scores = (content + position) * (1.0 / math.sqrt(width))
+    else:
+        scores = paddle.matmul(_by_head(q), k, transpose_y=True) * (1.0 / math.sqrt(width))
     if bias is not None:
         scores = scores + bias
     context = paddle.matmul(F.softmax(scores, axis=-1), v)
     h = layer.linear_out(context.transpose([0, 2, 1, 3]).reshape([0, -1, heads * width]))
     return h, following
+
+
+def _by_head(tensor: Any) -> Any:
+    """(batch, frames, heads, channels) as (batch, heads, frames, channels)."""
+    return tensor.transpose([0, 2, 1, 3])
+
+
+def _rotated(tensor: Any, table: Any) -> Any:
+    """Rotary positions (arXiv:2104.09864, equation 34) of queries or keys.
+
+    The product of queries and keys does not care in which order channels stand, so the even ones
+    stay together, and no interleaving is needed.
+
+    Args:
+        tensor: (batch, frames, heads, channels).
+        table: sines in even and cosines in odd places, (1, frames, heads * channels).
+    """
+    angles = table.reshape([1, -1, tensor.shape[2], tensor.shape[3]])
+    sine, cosine = angles[:, :, :, 0::2], angles[:, :, :, 1::2]
+    even, odd = tensor[:, :, :, 0::2], tensor[:, :, :, 1::2]
+    return paddle.concat([even * cosine - odd * sine, odd * cosine + even * sine], axis=-1)
+
+
+def _last(table: Any, frames: Any) -> Any:
+    """The last `frames` positions of a table."""
+    total = paddle.shape(table)[1]
+    return paddle.slice(table, [1], [total - frames], [total])
 
 
 def convolution(layer: Any, h: Any, keep: Any, cache: Any = None) -> tuple[Any, Any]:

@@ -1,39 +1,32 @@
-"""Log-mel features as PaddleSpeech computes them, by kaldi-native-fbank.
-
-What made the two differ, and what is left (tests/numerics/test_features.py measures all of it):
-
-* The floor under the logarithm: PaddleSpeech has 1e-7, Kaldi FLT_EPSILON = 1.19e-7. Every bin of
-  a digitally silent frame differed by ln 1.19 = 0.176. So the energies are taken from
-  kaldi-native-fbank before the logarithm and the floor is applied here; its own option for that
-  is missing from older releases (1.21 has none).
-* Samples between two 16-bit values. PaddleSpeech trains on int16, and so the floats of a lossy
-  decoder are rounded to it; where they stand for digital silence they differ by 8 nats.
-* What is left is float32: DC removal, window and FFT, summed in another order. On 634 clips of
-  real speech (32 million values) that is 7e-6 nats on average; 0.01 % of the values differ by
-  more than 1e-3, nearly all in the 16 lowest mel bins, where an almost empty bin beside a strong
-  voice holds the rounding noise of the FFT. The largest is 0.13 nats, 0.02 standard deviations
-  after CMVN. Against the same formulas in float64 PaddleSpeech is off by 4e-6 and
-  kaldi-native-fbank by 5e-6 on average; where they differ by more than 1e-3,
-  kaldi-native-fbank is the nearer one in 52 %. Neither is right, no option brings them closer,
-  and none of 240 texts changed.
-"""
+"""The front end that a `FeatureSpec` describes: samples to what the network is fed."""
 
 from __future__ import annotations
 
-import kaldi_native_fbank
+from collections.abc import Callable
+
 import numpy as np
 
 from asrcompress.audio import to_int16
 from asrcompress.features import FeatureSpec
+from asrcompress.runtime.kaldi_fbank import kaldi_fbank
+from asrcompress.runtime.spectrogram import LinearSpectrogram, LogMelSpectrogram, Spectrogram
+
+_KINDS: dict[str, Callable[[FeatureSpec], Callable[[np.ndarray], np.ndarray]]] = {
+    "fbank_kaldi": kaldi_fbank,
+    "fbank": LogMelSpectrogram,
+    "spectrogram": Spectrogram,
+    "linear": LinearSpectrogram,
+}
+# PaddleSpeech's AudioSegment refuses to amplify by more, so digital silence; here it stays silent.
+_MAX_GAIN_DB = 300.0
 
 
 class Fbank:
-    """The front end that a `FeatureSpec` describes."""
+    """Scaling, mirrored ends, the spectrum of each frame, and CMVN, one after the other."""
 
     def __init__(self, spec: FeatureSpec) -> None:
         self.spec = spec
-        self._options = _kaldi_options(spec)
-        self._floor = np.float32(spec.log_floor)
+        self._spectra = _KINDS[spec.kind](spec)
         self._mean = np.asarray(spec.cmvn_mean, np.float64)
         self._istd = np.asarray(spec.cmvn_istd, np.float64)
 
@@ -43,41 +36,45 @@ class Fbank:
         Args:
             samples: float32, shape (n_samples,), in [-1, 1), as `asrcompress.audio` gives them.
         Returns:
-            float32, shape (n_frames, n_mels), natural log, CMVN applied where the spec has one.
+            float32, shape (n_frames, width), CMVN applied where the spec has one.
         """
-        features: np.ndarray = np.log(np.maximum(self._energies(samples), self._floor))
+        scaled = self.scale(samples)
+        mirrored = self.spec.mirrored_samples
+        if mirrored:
+            # The end sample itself is not doubled. Shorter recordings are mirrored repeatedly.
+            scaled = np.pad(scaled, mirrored, mode="reflect")
+        return self.of_scaled(scaled)
+
+    def scale(self, samples: np.ndarray) -> np.ndarray:
+        """Samples in the range that training read, float32 (n_samples,)."""
+        spec = self.spec
+        scale = np.float32(spec.sample_scale)
+        if spec.target_db is not None:
+            levelled = samples * np.float32(_gain(samples, spec.target_db)) * scale
+            if spec.round_samples:
+                levelled = np.trunc(np.clip(levelled, -32768.0, 32767.0))
+            return levelled
+        return to_int16(samples).astype(np.float32) if spec.round_samples else samples * scale
+
+    def of_scaled(self, samples: np.ndarray) -> np.ndarray:
+        """Features of every frame that lies in `samples` entirely.
+
+        Args:
+            samples: from `scale`, mirrored at the recording's ends where the kind wants it.
+        Returns:
+            float32, shape (n_frames, width).
+        """
+        features = self._spectra(samples)
         if self.spec.has_cmvn:
             # In float64, as PaddleSpeech's GlobalCMVN: a float32 mean costs 1e-6 here.
-            features = ((features - self._mean) * self._istd).astype(np.float32)
-        return features
-
-    def _energies(self, samples: np.ndarray) -> np.ndarray:
-        """Mel energies, float32, shape (n_frames, n_mels)."""
-        if self.spec.round_samples:
-            scaled = to_int16(samples).astype(np.float32)
-        else:
-            scaled = samples * np.float32(self.spec.sample_scale)
-        extractor = kaldi_native_fbank.OnlineFbank(self._options)
-        extractor.accept_waveform(self.spec.sample_rate_hz, scaled)
-        extractor.input_finished()
-        energies = np.empty((extractor.num_frames_ready, self.spec.n_mels), np.float32)
-        for index, row in enumerate(energies):
-            row[:] = extractor.get_frame(index)
-        return energies
+            features = (features - self._mean) * self._istd
+        return features.astype(np.float32, copy=False)
 
 
-def _kaldi_options(spec: FeatureSpec) -> kaldi_native_fbank.FbankOptions:
-    options = kaldi_native_fbank.FbankOptions()
-    options.use_log_fbank = False
-    options.use_energy = False
-    options.frame_opts.samp_freq = spec.sample_rate_hz
-    options.frame_opts.frame_length_ms = spec.frame_length_ms
-    options.frame_opts.frame_shift_ms = spec.frame_shift_ms
-    options.frame_opts.window_type = spec.window
-    options.frame_opts.preemph_coeff = spec.preemphasis
-    options.frame_opts.dither = 0.0
-    options.frame_opts.snip_edges = True
-    options.mel_opts.num_bins = spec.n_mels
-    options.mel_opts.low_freq = spec.low_freq_hz
-    options.mel_opts.high_freq = spec.high_freq_hz
-    return options
+def _gain(samples: np.ndarray, target_db: float) -> float:
+    """Factor that brings the root mean square of `samples` to `target_db`; 1 for silence."""
+    mean_square = np.mean(samples**2)
+    if mean_square == 0.0:
+        return 1.0
+    gain_db = target_db - 10.0 * float(np.log10(mean_square))  # a float32 logarithm, as there
+    return 1.0 if gain_db > _MAX_GAIN_DB else float(10.0 ** (gain_db / 20.0))

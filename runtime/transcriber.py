@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -12,9 +12,16 @@ import numpy as np
 from asrcompress.audio import SAMPLE_RATE_HZ, check_samples, read_audio
 from asrcompress.bundle import Bundle, read_bundle
 from asrcompress.errors import BadAudio, BadBundle, BadRecipe
+from asrcompress.golden import SelfTest, judge_case, read_references
+from asrcompress.runtime.alignment import forced_alignment
+from asrcompress.runtime.chunk_model import ChunkModel, open_chunk_model
 from asrcompress.runtime.decode import greedy, greedy_score, prefix_beam
+from asrcompress.runtime.endpoint import Endpoint
 from asrcompress.runtime.features import Fbank
 from asrcompress.runtime.session import OnnxAcousticModel
+from asrcompress.runtime.streaming import Partial, Stream, search_factory
+from asrcompress.runtime.timestamps import Timestamp, time_tokens, time_words
+from asrcompress.targets import needs_exact_sums
 
 Audio = Path | str | np.ndarray
 """A file, or samples: float32 in [-1, 1) or int16, shape (n_samples,), 16 kHz."""
@@ -35,12 +42,15 @@ class Transcript:
         duration_s: of the audio.
         score: natural log of a probability: of the best alignment (greedy), or of the tokens over
             all alignments that were kept (beam search).
+        timestamps, words: when each of `tokens`, and each word, was said; empty unless asked for.
     """
 
     text: str
     tokens: tuple[str, ...]
     duration_s: float
     score: float
+    timestamps: tuple[Timestamp, ...] = ()
+    words: tuple[Timestamp, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +68,14 @@ class Transcriber:
     """
 
     def __init__(
-        self, bundle_dir: Path | str, *, threads: int = 1, beam: int = 1, batch_size: int = 8
+        self,
+        bundle_dir: Path | str,
+        *,
+        threads: int = 1,
+        beam: int = 1,
+        batch_size: int = 8,
+        timestamps: bool = False,
+        public_key: Path | str | None = None,
     ) -> None:
         """Check every hash of the bundle, and load it.
 
@@ -66,14 +83,19 @@ class Transcriber:
             threads: for the network; features and decoding use one.
             beam: prefixes of the beam search; 1 decodes greedily.
             batch_size: most recordings to run through the network together.
+            timestamps: find out when each token was said.
+            public_key: insist on a bundle that is signed by this Ed25519 key, a PEM file.
         Raises:
             BadBundle: damaged, tampered with, or not loadable.
+            BadSignature, MissingExtra: see `asrcompress.bundle.read_bundle`.
             BadRecipe: a setting below 1.
         """
         for name, value in (("threads", threads), ("beam", beam), ("batch_size", batch_size)):
             if value < 1:
                 raise BadRecipe(f"{name}: out of range, got {value}, expected 1 or more")
-        self.bundle: Bundle = read_bundle(Path(bundle_dir))
+        self.bundle: Bundle = read_bundle(
+            Path(bundle_dir), public_key=None if public_key is None else Path(public_key)
+        )
         manifest = self.bundle.manifest
         if manifest.features.sample_rate_hz != SAMPLE_RATE_HZ:
             raise BadBundle(
@@ -81,10 +103,14 @@ class Transcriber:
                 f"expected {SAMPLE_RATE_HZ} Hz"
             )
         self._fbank = Fbank(manifest.features)
-        self._model = OnnxAcousticModel(self.bundle.model_path, threads=threads)
+        self._model = OnnxAcousticModel(
+            self.bundle.model_path, threads=threads, exact_sums=needs_exact_sums(manifest.target)
+        )
         self._model.check_against(manifest)
-        self._beam = beam
+        self._beam, self._threads = beam, threads
         self._batch_size = batch_size
+        self._chunks: ChunkModel | None = None  # loaded when the first stream is opened
+        self._timestamps = timestamps
 
     def transcribe(self, audio: Audio) -> Transcript:
         """What was said in one recording.
@@ -94,6 +120,74 @@ class Transcriber:
         """
         item = self._prepare(0, audio)
         return self._decode(item, self._model.log_probs([item.features])[0])
+
+    def self_test(self) -> SelfTest | None:
+        """Compare what this device computes with what was computed at export; takes seconds.
+
+        Returns:
+            the result, passed or not: `asrcompress.golden.check_self_test` raises. None where the
+            bundle has no golden recordings.
+        Raises:
+            BadBundle, BadAudio: its golden part cannot be used.
+        """
+        manifest = self.bundle.manifest
+        if manifest.golden is None:
+            return None
+        references = read_references(
+            manifest.golden, self.bundle.path, vocab_size=manifest.vocab_size
+        )
+        results = []
+        for case, reference in zip(manifest.golden.cases, references, strict=True):
+            item = self._prepare(0, self.bundle.path / case.audio)
+            log_probs = self._model.log_probs([item.features])[0]
+            text = self.bundle.tokens.ids_to_text(greedy(log_probs, manifest.blank_id))
+            results.append(judge_case(case, reference=reference, log_probs=log_probs, text=text))
+        return SelfTest(results=tuple(results), tolerance_nats=manifest.golden.tolerance_nats)
+
+    def stream(
+        self, chunks: Iterable[np.ndarray], *, endpoint: Endpoint | None = None
+    ) -> Iterator[Partial]:
+        """What is being said, while it is said.
+
+        Args:
+            chunks: pieces of one stream of audio, as a microphone gives them: float32 in [-1, 1)
+                or int16, 16 kHz, of any lengths.
+            endpoint: when an utterance is over; Kaldi's rules where None.
+        Yields:
+            the text of the present utterance, each time it changes; ``is_final`` with its end.
+        Raises:
+            BadBundle: the bundle has no streaming graph.
+            BadAudio: samples that are none.
+        """
+        return self.open_stream(endpoint=endpoint).transcribe(chunks)
+
+    def open_stream(self, *, endpoint: Endpoint | None = None) -> Stream:
+        """As `stream`, for a program that pushes samples instead of being asked for them.
+
+        Raises:
+            BadBundle: the bundle has no streaming graph.
+        """
+        manifest = self.bundle.manifest
+        if self._chunks is None:
+            if manifest.streaming is None:
+                raise BadBundle(
+                    f"{self.bundle.path}: has no streaming graph, expected one",
+                    hint="quantize the checkpoint with --chunk-size",
+                )
+            self._chunks = open_chunk_model(
+                self.bundle.path / manifest.streaming.model,
+                manifest.streaming,
+                threads=self._threads,
+                exact_sums=needs_exact_sums(manifest.target),
+            )
+        tokens = self.bundle.tokens
+        return Stream(
+            self._chunks,
+            self._fbank,
+            tokens,
+            search=search_factory(tokens, beam=self._beam),
+            endpoint=endpoint,
+        )
 
     def transcribe_batch(self, audio: Sequence[Audio]) -> list[Transcript]:
         """What was said in each of some recordings, in their order."""
@@ -153,9 +247,23 @@ class Transcriber:
         else:
             best = prefix_beam(log_probs, self._beam, blank)[0]
             ids, score = best.tokens, best.score
-        return Transcript(
+        transcript = Transcript(
             text=tokens.ids_to_text(ids),
             tokens=tuple(tokens.symbols[id_] for id_ in ids),
             duration_s=item.duration_s,
             score=score,
+        )
+        return self._timed(transcript, ids, log_probs) if self._timestamps else transcript
+
+    def _timed(
+        self, transcript: Transcript, ids: Sequence[int], log_probs: np.ndarray
+    ) -> Transcript:
+        """`transcript` with the times of its tokens, whichever search found them."""
+        manifest, tokens = self.bundle.manifest, self.bundle.tokens
+        spans = forced_alignment(log_probs, ids, manifest.blank_id)
+        frame_s = manifest.subsampling_factor * manifest.features.frame_shift_ms / 1000
+        return replace(
+            transcript,
+            timestamps=time_tokens(ids, spans, tokens, frame_s=frame_s),
+            words=time_words(ids, spans, tokens, frame_s=frame_s),
         )

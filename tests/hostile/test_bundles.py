@@ -391,7 +391,7 @@ CASES: list[tuple[str, Callable[[Any], list[Any]], str]] = [
     (
         "an input of text",
         lambda p: seal(p, inputs=[{"name": "x", "dtype": "string", "dims": []}]),
-        "bundle/bundle.json: inputs[0]: x.dtype is not allowed, got string, expected float32 or int64",
+        "bundle/bundle.json: inputs[0]: x.dtype is not allowed, got string, expected float32 or int64 or bool",
     ),
     (
         "another input's name",
@@ -417,7 +417,7 @@ CASES: list[tuple[str, Callable[[Any], list[Any]], str]] = [
     (
         "features of no kind",
         lambda p: features(p, kind="mfcc"),
-        "bundle/bundle.json: features: features.kind: out of range, got 'mfcc', expected one of fbank_kaldi",
+        "bundle/bundle.json: features: features.kind: out of range, got 'mfcc', expected one of fbank_kaldi, fbank, spectrogram, linear",
     ),
     (
         "features of 40 bins",

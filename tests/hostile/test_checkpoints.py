@@ -297,22 +297,72 @@ CASES: list[tuple[str, Callable[[Any], list[Any]], str]] = [
     (
         "a step that is unknown",
         lambda p: steps(p, FBANK, {"type": "utterance_cmvn"}),
-        "asr/conf/preprocess.yaml: step 'utterance_cmvn' is not understood, expected fbank_kaldi then cmvn_json",
+        "asr/conf/preprocess.yaml: step 'utterance_cmvn' is not understood here, expected one of fbank_kaldi, fbank, spectrogram, then cmvn_json",
     ),
     (
         "a step of a type that is a list",
         lambda p: steps(p, {"type": ["fbank_kaldi"]}),
-        "asr/conf/preprocess.yaml: step ['fbank_kaldi'] is not understood, expected fbank_kaldi then cmvn_json",
+        "asr/conf/preprocess.yaml: step ['fbank_kaldi'] is not understood here, expected one of fbank_kaldi, fbank, spectrogram, then cmvn_json",
     ),
     (
         "no fbank step",
         lambda p: steps(p, {"type": "time_mask"}),
-        "asr/conf/preprocess.yaml: has no fbank_kaldi step",
+        "asr/conf/preprocess.yaml: has no step of features, expected fbank_kaldi, fbank, spectrogram",
+    ),
+    (
+        "two steps of features",
+        lambda p: steps(p, FBANK, FBANK),
+        "asr/conf/preprocess.yaml: step 'fbank_kaldi' is not understood here, expected one of fbank_kaldi, fbank, spectrogram, then cmvn_json",
+    ),
+    (
+        "a spectrum of complex numbers",
+        lambda p: steps(p, {"type": "stft", "n_fft": 320, "n_shift": 160}),
+        "asr/conf/preprocess.yaml: step 'stft' is not understood here, expected one of fbank_kaldi, fbank, spectrogram, then cmvn_json",
+    ),
+    (
+        "an option that PaddleSpeech does not have",
+        lambda p: steps(p, {**FBANK, "mels": 40}),
+        "asr/conf/preprocess.yaml: fbank_kaldi has the option mels, expected some of dither, energy_floor, fs, n_mels, n_shift, win_length",
+    ),
+    (
+        "an FFT shorter than the window",
+        lambda p: steps(p, {"type": "spectrogram", "n_fft": 320, "n_shift": 160, "win_length": 400}),
+        "asr/conf/preprocess.yaml: features.n_fft: out of range, got 320, expected an even number from 400 to 65536",
+    ),
+    (
+        "a window of another shape",
+        lambda p: steps(p, {"type": "spectrogram", "n_fft": 320, "n_shift": 160, "window": "bartlett"}),
+        "asr/conf/preprocess.yaml: features.window: out of range, got 'bartlett', expected one of hann",
+    ),
+    (
+        "librosa's features without a size",
+        lambda p: steps(p, {"type": "fbank", "fs": 16000, "n_mels": 80, "n_shift": 160}),
+        "asr/conf/preprocess.yaml: n_fft is None, expected a whole number from 0",
+    ),
+    (
+        "old features that are MFCC",
+        lambda p: network(p, spectrum_type="mfcc", preprocess_config=None),
+        "asr/conf/conformer.yaml: spectrum_type is 'mfcc', expected linear or fbank",
+    ),
+    (
+        "old features with differences",
+        lambda p: network(p, spectrum_type="linear", preprocess_config=None, delta_delta=True),
+        "asr/conf/conformer.yaml: delta_delta is True, expected False",
+    ),
+    (
+        "old features of a part of the band",
+        lambda p: network(p, spectrum_type="linear", preprocess_config=None, max_freq=4000),
+        "asr/conf/conformer.yaml: max_freq is 4000, expected None",
+    ),
+    (
+        "old features brought to a level above full scale",
+        lambda p: network(p, spectrum_type="linear", preprocess_config=None, target_dB=3),
+        "asr/conf/conformer.yaml: features.target_db: out of range, got 3.0, expected -100 to 0, or null in a centred kind",
     ),
     (
         "CMVN before features",
         lambda p: steps(p, {"type": "cmvn_json", "cmvn_path": CMVN}),
-        "asr/conf/preprocess.yaml: step 'cmvn_json' is not understood, expected fbank_kaldi then cmvn_json",
+        "asr/conf/preprocess.yaml: step 'cmvn_json' is not understood here, expected one of fbank_kaldi, fbank, spectrogram, then cmvn_json",
     ),
     (
         "features of 8 kHz",
@@ -358,6 +408,16 @@ CASES: list[tuple[str, Callable[[Any], list[Any]], str]] = [
         "frames with gaps",
         lambda p: steps(p, {**FBANK, "win_length": 100}),
         "asr/conf/preprocess.yaml: features.frame_length_ms: out of range, got 6.25, expected >= frame_shift_ms",
+    ),
+    (
+        "units that PaddleSpeech does not have",
+        lambda p: network(p, unit_type="phone"),
+        "asr/conf/conformer.yaml: unit_type is 'phone', expected one of char, word, spm",
+    ),
+    (
+        "pieces without a model",
+        lambda p: network(p, unit_type="spm", spm_model_prefix=["a"]),
+        "asr/conf/conformer.yaml: spm_model_prefix is ['a'], expected a path",
     ),
     (
         "masks in words",

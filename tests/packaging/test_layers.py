@@ -23,7 +23,18 @@ STAGES = frozenset(FOLDERS) - {"core"}
 SIDEWAYS = {("compress", "calibration")}
 # The modules of core that put stages together. Everything else in core is a seam.
 COMPOSERS = frozenset(
-    {"__main__", "evaluation", "pipeline", "recognizer", "render", "shipping", "speed"}
+    {
+        "__main__",
+        "evaluation",
+        "golden_recording",
+        "measurement",
+        "pipeline",
+        "recognizer",
+        "render",
+        "shipping",
+        "speed",
+        "streaming_stages",
+    }
 )
 # What a device does not install; nothing of the runtime may reach for it, not even lazily.
 HEAVY = frozenset(

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asrcompress.checkpoint import SpecAugment, read_checkpoint, read_cmvn, read_settings
+from asrcompress.checkpoint import read_checkpoint, read_settings
+from asrcompress.cmvn import read_cmvn
 from asrcompress.errors import BadCheckpoint
+from asrcompress.front_end import SpecAugment
 
 yaml = pytest.importorskip("yaml", reason="needs the [compress] extra")
 Make = Callable[..., Path]
@@ -161,7 +163,7 @@ def test_families(make_plain_experiment: Make, tmp_path: Path) -> None:
 def test_cmvn_by_hand(tmp_path: Path) -> None:
     path = tmp_path / "cmvn.json"
     path.write_text(json.dumps({"mean_stat": [2, 20], "var_stat": [6, 202], "frame_num": 2}))
-    mean, istd = read_cmvn(path, n_mels=2)
+    mean, istd = read_cmvn(path, width=2)
     assert mean == [1.0, 10.0]
     assert istd == pytest.approx([1 / np.sqrt(2), 1.0])
 

@@ -42,8 +42,8 @@ def test_json_raises_the_error_that_its_reader_wants() -> None:
     tree = {**FeatureSpec().to_json(), "n_mels": 3}
     with pytest.raises(BadBundle, match=r"x\.json: features\.n_mels: out of range"):
         FeatureSpec.from_json(tree, item="x.json", error=BadBundle)
-    with pytest.raises(BadRecipe, match="unknown key n_fft"):
-        FeatureSpec.from_json({"n_fft": 512})
+    with pytest.raises(BadRecipe, match="unknown key fft"):
+        FeatureSpec.from_json({"fft": 512})
     with pytest.raises(BadRecipe, match="features: got 3, expected an object"):
         FeatureSpec.from_json(3)
 

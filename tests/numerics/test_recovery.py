@@ -1,0 +1,130 @@
+"""Recovery after pruning: it learns, keeps the best epoch, stops in time, and resumes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("paddle", reason="needs the [compress] extra")
+
+from asrcompress.batch_norm import fold_batch_norm
+from asrcompress.checkpoint import read_checkpoint
+from asrcompress.compress.batches import TrainingSet
+from asrcompress.compress.recovery import Recovery
+from asrcompress.compress.workers import Workers
+from asrcompress.manifest import Utterance
+from asrcompress.network import build_network
+from asrcompress.recipe import Training
+
+pytestmark = pytest.mark.paddle
+SETTINGS = Training(
+    epochs=4, learning_rate=1e-2, warmup_steps=0, spec_augment=False, hidden_distillation=1.0
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(make_experiment: Callable[..., Path], tmp_path_factory: Any) -> Any:
+    folder = tmp_path_factory.mktemp("recovery")
+    return read_checkpoint(make_experiment(folder, dropout=0.0))
+
+
+@pytest.fixture(scope="module")
+def speech(checkpoint: Any) -> TrainingSet:
+    rng = np.random.default_rng(1)
+    features = {f"u{i}": rng.standard_normal((80, 80), np.float32) for i in range(4)}
+    return TrainingSet(
+        [
+            Utterance(utt=utt, audio=Path(utt), text="开灯", duration_s=0.815, speaker=None)
+            for utt in features
+        ],
+        load_features=lambda item: features[item.utt],
+        frame_shift_ms=10.0,
+        tokenizer=checkpoint.tokenizer,
+        subsampling=4,
+        max_duration_s=20.0,
+        batch_frames=200,
+        spec_augment=None,
+        seed=0,
+    )
+
+
+def recovery_of(
+    checkpoint: Any, speech: TrainingSet, state: Path, *, errors: list[float] | None, **changes: Any
+) -> Recovery:
+    network = build_network(checkpoint)
+    fold_batch_norm(network)
+    given = iter(errors or [])
+    return Recovery(
+        network,
+        build_network(checkpoint),
+        SETTINGS,
+        speech,
+        state=state,
+        dev_cer=(lambda _: next(given)) if errors is not None else None,
+        patience=changes.get("patience", 2),
+        workers=Workers(),
+    )
+
+
+def ignore(_: Any) -> None:
+    """No progress wanted."""
+
+
+def test_the_loss_falls(checkpoint: Any, speech: TrainingSet, tmp_path: Path) -> None:
+    recovery = recovery_of(checkpoint, speech, tmp_path / "state", errors=None)
+    losses = []
+    while not recovery.finished:
+        losses.append(recovery.train_epoch(ignore).loss)
+    assert len(losses) == 4
+    assert losses[-1] < losses[0]
+
+
+def test_the_best_epoch_is_kept(checkpoint: Any, speech: TrainingSet, tmp_path: Path) -> None:
+    errors = [0.5, 0.2, 0.3, 0.25, 0.4]
+    recovery = recovery_of(checkpoint, speech, tmp_path / "state", errors=errors, patience=9)
+    assert recovery.measure_start() == 0.5
+    weights = []
+    while not recovery.finished:
+        recovery.train_epoch(ignore)
+        weights.append({n: t.numpy() for n, t in recovery._network.state_dict().items()})
+    best = recovery.best_weights()
+    assert all(np.array_equal(best[name], weights[0][name]) for name in best)
+    assert any(not np.array_equal(best[name], weights[-1][name]) for name in best)
+
+
+def test_a_pruned_network_that_only_gets_worse_stays_as_it_was(
+    checkpoint: Any, speech: TrainingSet, tmp_path: Path
+) -> None:
+    recovery = recovery_of(checkpoint, speech, tmp_path / "state", errors=[0.1, 0.2, 0.3, 0.4])
+    before = {n: t.numpy().copy() for n, t in recovery._network.state_dict().items()}
+    recovery.measure_start()
+    epochs = 0
+    while not recovery.finished:
+        recovery.train_epoch(ignore)
+        epochs += 1
+    assert epochs == 2  # patience
+    assert all(np.array_equal(before[n], v) for n, v in recovery.best_weights().items())
+
+
+def test_a_resumed_recovery_ends_where_an_undisturbed_one_does(
+    checkpoint: Any, speech: TrainingSet, tmp_path: Path
+) -> None:
+    whole = recovery_of(checkpoint, speech, tmp_path / "whole", errors=[9, 4, 3, 2, 1])
+    whole.measure_start()
+    while not whole.finished:
+        whole.train_epoch(ignore)
+    first = recovery_of(checkpoint, speech, tmp_path / "state", errors=[9, 4, 3])
+    first.measure_start()
+    first.train_epoch(ignore)
+    first.train_epoch(ignore)
+    second = recovery_of(checkpoint, speech, tmp_path / "state", errors=[2, 1])
+    assert second.epoch == 2
+    assert second.measure_start() == 3
+    while not second.finished:
+        second.train_epoch(ignore)
+    wanted, seen = whole.best_weights(), second.best_weights()
+    assert all(np.array_equal(wanted[name], seen[name]) for name in wanted)
