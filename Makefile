@@ -21,10 +21,10 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip --quiet
 TEST_ENV := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest
 
-.PHONY: help setup test test-all lint types fuzz bench wheel demo docs lock clean
+.PHONY: help setup test test-all test-arm64 lint types fuzz bench wheel demo docs lock clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' Makefile
+	@sed -n 's/^\([a-z0-9-]*\):.*##/\1:/p' Makefile
 
 setup: $(STAMP)  ## make .venv with everything that development needs
 
@@ -44,6 +44,13 @@ test: $(STAMP)  ## the tests that take seconds each
 
 test-all: $(STAMP)  ## the slow tests too
 	$(PYTEST) -m "not gpu" $(ARGS)
+
+# Debian and QEMU, in a cache: correctness only, emulation says nothing about speed.
+test-arm64: $(STAMP)  ## the base install and INT8 bundles on an emulated 64-bit ARM (as root, with apt)
+	@command -v qemu-aarch64-static >/dev/null && command -v debootstrap >/dev/null \
+		|| apt-get install --yes --quiet qemu-user-static debootstrap \
+		|| { echo "needs qemu-user-static and debootstrap" >&2; exit 2; }
+	MAKE_ARM64=1 $(PYTEST) -m slow -rsP tests/arm64 $(ARGS)
 
 lint: $(STAMP)  ## ruff
 	$(BIN)/ruff check .

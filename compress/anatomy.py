@@ -10,8 +10,12 @@ from typing import Any
 import numpy as np
 
 from asrcompress.checkpoint import Checkpoint
-from asrcompress.compress.families import attentions_of, layers_of
+from asrcompress.compress.families import attentions_of, layers_of, recurrent_of
 from asrcompress.network import PaddleAcousticModel, build_network
+from asrcompress.unused_layers import belongs_to, unused_layers
+
+# The block of parameters that a checkpoint has and no utterance meets.
+_UNUSED = "unused"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,24 +80,27 @@ def dissect(checkpoint: Checkpoint, *, seconds: float) -> Anatomy:
     frames = int(seconds * 1000 / checkpoint.features.frame_shift_ms)
     macs = _count_macs(network, frames=frames, n_mels=checkpoint.features.width)
     int8_layers = {edges.name for edges in layers_of(network)}
-    int8_layers |= {edges.name for edges in attentions_of(network)}
+    int8_layers |= {edges.name for edges in (*attentions_of(network), *recurrent_of(network))}
+    unused = unused_layers(network)
     parameters: dict[str, list[tuple[str, int]]] = {}
     for name, tensor in network.named_parameters():
-        block = _block_of(name)
+        block = _UNUSED if belongs_to(name, unused) else _block_of(name)
         parameters.setdefault(block, []).append((name, math.prod(tensor.shape)))
     blocks = []
     for block, items in parameters.items():
         names = [name for name in macs if _block_of(name + ".") == block]
         quantized = [name for name in names if name in int8_layers]
-        weights = {f"{name}.weight" for name in quantized}
+        # A recurrent layer has several, weight_ih_l0 and weight_hh_l0 of each direction.
+        weights = tuple(f"{name}.weight" for name in quantized)
         blocks.append(
             Block(
                 name=block,
                 parameters=sum(count for _, count in items),
                 macs=sum(macs[name] for name in names),
-                int8_parameters=sum(count for name, count in items if name in weights),
+                int8_parameters=sum(count for name, count in items if name.startswith(weights)),
                 int8_macs=sum(macs[name] for name in quantized),
-                shipped=not block.startswith("decoder"),
+                shipped=block != _UNUSED
+                and (not block.startswith("decoder") or block == "decoder.ctc_lo"),
                 layers=tuple(quantized),
             )
         )
@@ -109,7 +116,7 @@ def dissect(checkpoint: Checkpoint, *, seconds: float) -> Anatomy:
 def _block_of(name: str) -> str:
     """``encoder.encoders.3`` of ``encoder.encoders.3.self_attn.linear_q.weight``."""
     found = re.match(r"(encoder|decoder)\.\w+\.\d+(?=\.)", name)
-    if (found and ".encoders." in name + ".") or (found and ".decoders." in name):
+    if found and any(f".{kind}." in name + "." for kind in ("encoders", "decoders", "rnn")):
         return found.group()
     return ".".join(name.split(".")[:2])
 
@@ -127,12 +134,21 @@ def _count_macs(network: Any, *, frames: int, n_mels: int) -> dict[str, int]:
             macs[name] = math.prod(output.shape) * per_output
 
         hooks.append(edges.layer.register_forward_post_hook(count))
+    for recurrent in recurrent_of(network):
+
+        def count_all(layer: Any, inputs: Any, output: Any, name: str = recurrent.name) -> None:
+            weights = [p for own, p in layer.named_parameters() if "weight" in own]
+            macs[name] = output[0].shape[1] * sum(math.prod(weight.shape) for weight in weights)
+
+        hooks.append(recurrent.layer.register_forward_post_hook(count_all))
     PaddleAcousticModel(network).log_probs([np.zeros((frames, n_mels), np.float32)])
     for hook in hooks:
         hook.remove()
     for attention in attentions_of(network):
-        query = macs[f"{attention.name}.linear_q"] // attention.layer.n_feat
-        out_frames = query // attention.layer.n_feat
-        # Content scores, position scores, context: frames x frames x channels each.
-        macs[attention.name] = 3 * out_frames**2 * attention.layer.n_feat
+        width, inner = attention.layer.linear_q.weight.shape
+        out_frames = macs[f"{attention.name}.linear_q"] // (width * inner)
+        # Scores and context, and scores of positions where they are apart: frames x frames x
+        # channels each.
+        products = 3 if hasattr(attention.layer, "linear_pos") else 2
+        macs[attention.name] = products * out_frames**2 * inner
     return macs

@@ -15,6 +15,7 @@ from paddle import nn  # noqa: E402
 from paddle.nn import functional as F  # noqa: E402
 from paddlespeech.s2t.modules.attention import MultiHeadedAttention  # noqa: E402
 
+
 class QuantedMultiHeadedAttention(MultiHeadedAttention):
     """PaddleSpeech's attention without positions, its products quantized.
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from asrcompress.acoustic import is_u2
 from asrcompress.errors import BadCheckpoint
 from asrcompress.shapes import BlockShape, EncoderShape
 
@@ -67,6 +68,11 @@ def groups_of(network: Any) -> list[Group]:
     Raises:
         BadCheckpoint: an encoder whose blocks are none of PaddleSpeech's Transformer or Conformer.
     """
+    if not is_u2(network):
+        raise BadCheckpoint(
+            f"{type(network).__name__}: has no blocks to prune, expected a U2 encoder",
+            hint="leave out prune.amount",
+        )
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     groups = []
     for index, layer in enumerate(network.encoder.encoders):

@@ -8,7 +8,8 @@ from dataclasses import asdict
 
 import numpy as np
 
-from asrcompress.acoustic import TRAINING_CONTEXT, Context, subsampling_factor
+from asrcompress.acoustic import TRAINING_CONTEXT, subsampling_factor
+from asrcompress.attention_decoder import forced
 from asrcompress.calibration.histograms import record
 from asrcompress.checkpoint import Checkpoint
 from asrcompress.compress.batches import TrainingSet
@@ -21,7 +22,7 @@ from asrcompress.files import temporary_beside, writing
 from asrcompress.front_end import SpecAugment
 from asrcompress.histogram import Histogram, write_histograms
 from asrcompress.manifest import Utterance
-from asrcompress.network import PaddleAcousticModel, build_network
+from asrcompress.network import PaddleAcousticModel, PaddleAttentionDecoder, build_network
 from asrcompress.paddle_imports import import_paddle
 from asrcompress.ranges import read_ranges, write_ranges
 from asrcompress.recipe import Recipe, Training
@@ -60,16 +61,17 @@ def train_quantized(
     workers = workers or Workers()
     network = build_network(subject_of(run, checkpoint), device=recipe.training.device)
     quantized = QuantizedNetwork(
-        network, recipe.quantization, weight_top=find_target(recipe.export.target).weight_top
+        network,
+        recipe.quantization,
+        recipe.decoding,
+        weight_top=find_target(recipe.export.target).weight_top,
     )
     if not workers.leads:
         workers.wait()  # until the first worker has calibrated
     if run.has(_CALIBRATED):
         quantized.restore(read_ranges(run.path / _CALIBRATED))
     else:
-        histograms = _calibrate(
-            quantized, calibration, load_features, console, contexts_of(recipe.streaming)
-        )
+        histograms = _calibrate(quantized, recipe, checkpoint, calibration, load_features, console)
         write_histograms(run.path / "histograms.json", histograms)
         write_ranges(run.path / _CALIBRATED, quantized.ranges())
     if workers.leads:
@@ -90,7 +92,10 @@ def restore_quantized(run: Run, checkpoint: Checkpoint) -> QuantizedNetwork:
     )
     network = build_network(trained_of(run, checkpoint))
     quantized = QuantizedNetwork(
-        network, recipe.quantization, weight_top=find_target(recipe.export.target).weight_top
+        network,
+        recipe.quantization,
+        recipe.decoding,
+        weight_top=find_target(recipe.export.target).weight_top,
     )
     quantized.restore(read_ranges(run.ranges))
     return quantized
@@ -98,18 +103,28 @@ def restore_quantized(run: Run, checkpoint: Checkpoint) -> QuantizedNetwork:
 
 def _calibrate(
     quantized: QuantizedNetwork,
+    recipe: Recipe,
+    checkpoint: Checkpoint,
     utterances: Sequence[Utterance],
     load_features: Callable[[Utterance], np.ndarray],
     console: Console,
-    contexts: Sequence[Context],
 ) -> list[Histogram]:
-    """Run calibration speech through the float network, in every context, and set the ranges."""
-    models = [PaddleAcousticModel(quantized.network, context=item) for item in contexts]
+    """Run calibration speech through the float network, in every context, and set the ranges.
+
+    An attention decoder that is quantized too reads the transcripts along with it.
+    """
+    network, decoding = quantized.network, recipe.decoding
+    contexts = contexts_of(recipe.streaming)
+    models = [PaddleAcousticModel(network, context=item) for item in contexts]
+    decoder = PaddleAttentionDecoder(network) if decoding.uses_decoder else None
     with record(quantized.edges) as recording, console.progress("calibrating") as advance:
         for index, utterance in enumerate(utterances):
             features = load_features(utterance)
             for model in models:
-                model.log_probs([features])
+                hidden = model.encode([features])[0].hidden
+                if decoder is not None and hidden is not None:
+                    text = checkpoint.tokenizer.text_to_ids(utterance.text)
+                    forced(decoder, hidden, text, reverse=decoding.uses_reverse)
             advance(index + 1, len(utterances))
     quantized.finish_calibration()
     return recording.histograms()

@@ -110,8 +110,11 @@ class _QuantedRecurrent:
             state, hidden = self._initial(x, initial, direction), []
             for step in range(x.shape[1]):
                 h = quantize_dynamically(state[0])
-                before, state = state, self._cell(
-                    gates[:, step], paddle.matmul(h, w_hh, transpose_y=True) + b_hh, state
+                before, state = (
+                    state,
+                    self._cell(
+                        gates[:, step], paddle.matmul(h, w_hh, transpose_y=True) + b_hh, state
+                    ),
                 )
                 if keep is not None:
                     mask = keep[:, step]

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from asrcompress.attention_decoder import PARAMETERS
 from asrcompress.compress.quantized_network import QuantizedNetwork
 from asrcompress.network import PaddleAcousticModel
 from asrcompress.ranges import Ranges
@@ -48,19 +49,22 @@ def measure_noise(
         features: float32 (frames, mels) of each utterance.
         progress: called with utterances done and in all.
     """
-    ranges = quantized.ranges()
+    # An attention decoder reads texts, and there are none here.
+    ranges = quantized.ranges().part(PARAMETERS, inside=False)
     unsigned = {
         item.parameter.removesuffix(".weight"): item.output is not None
         and ranges.activations[item.output].unsigned
         for item in ranges.weights
     }
+    unsigned |= {item.layer: False for item in ranges.recurrent}
     exact: dict[str, np.ndarray] = {}
     layers = {name: _Energy() for name in unsigned}
-    edges = {name: _Energy() for name in quantized.edges}
+    quanters = {name: quantized.edges[name] for name in ranges.activations}
+    edges = {name: _Energy() for name in quanters}
     with (
         _watch(_named(network, unsigned), lambda name, _, output: exact.update({name: output})),
         _watch(_named(quantized.network, unsigned), _compare(exact, layers, unsigned)),
-        _watch(quantized.edges, _round_off(edges, ranges)),
+        _watch(quanters, _round_off(edges, ranges)),
     ):
         for index, item in enumerate(features):
             PaddleAcousticModel(network).log_probs([item])
@@ -132,7 +136,9 @@ def _watch(layers: Mapping[str, Any], see: _Seen) -> Iterator[None]:
     for name, layer in layers.items():
 
         def watch(_: Any, inputs: Any, output: Any, own: str = name) -> None:
-            see(own, inputs[0].detach().numpy(), output.detach().numpy())
+            # A recurrent layer returns its final states too.
+            values = output[0] if isinstance(output, tuple) else output
+            see(own, inputs[0].detach().numpy(), values.detach().numpy())
 
         hooks.append(layer.register_forward_post_hook(watch))
     try:

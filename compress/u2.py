@@ -37,7 +37,9 @@ def layers_of(network: Any) -> list[LayerEdges]:
             found.append(_subsampling(name, layer, source))
             source = found[-1].output
         elif source is not None and name in _BEHIND_SUBSAMPLING:
-            found.append(LayerEdges(name=name, layer=layer, axis=1, input=source, input_unsigned=True))
+            found.append(
+                LayerEdges(name=name, layer=layer, axis=1, input=source, input_unsigned=True)
+            )
         elif isinstance(layer, paddle.nn.Linear | paddle.nn.Conv1D):
             found.append(_edges(name, layer, sublayers))
     return found

@@ -8,6 +8,15 @@ from typing import Protocol
 
 import numpy as np
 
+# What the names of a U2 attention decoder's parameters begin with; DeepSpeech2 calls its CTC head
+# ``decoder.ctc_lo``.
+PARAMETERS = (
+    "decoder.decoders.",
+    "decoder.output_layer.",
+    "decoder.left_decoder.",
+    "decoder.right_decoder.",
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedUtterance:

@@ -23,6 +23,7 @@ from asrcompress.bundle_manifest import (
     READABLE_VERSIONS,
     SIGNATURE_NAME,
     BundleManifest,
+    DecoderModel,
     FileRecord,
     Source,
     StreamingModel,
@@ -44,6 +45,7 @@ from asrcompress.tokens import Vocabulary
 __all__ = [
     "Bundle",
     "BundleManifest",
+    "DecoderModel",
     "FileRecord",
     "Source",
     "StreamingModel",
@@ -252,8 +254,8 @@ def _check_names(directory: Path, manifest: BundleManifest) -> None:
         if not entry.is_file(follow_symlinks=False):
             kind = "a symbolic link" if entry.is_symlink() else "no plain file"
             raise BadBundle(f"{directory / name}: is {kind}, expected a file", hint=_EXPORT_AGAIN)
-    streaming = () if manifest.streaming is None else (manifest.streaming.model,)
-    named = (*streaming, *manifest.golden_files, *manifest.lite_files)
+    parts = [part.model for part in (manifest.streaming, manifest.decoder) if part is not None]
+    named = (*parts, *manifest.golden_files, *manifest.lite_files)
     for name in (manifest.model, manifest.tokens, *named):
         if name not in manifest.files:
             raise BadBundle(f"{directory / MANIFEST_NAME}: {name} is not among its files")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from asrcompress.cli_decoding import DecodingMethod
 from asrcompress.cli_options import PREPARE, Config, Force, Json, Quiet, Threads, Weights
 from asrcompress.console import Console
 from asrcompress.errors import AsrCompressError
@@ -89,6 +90,14 @@ def evaluate(
     left_chunks: Annotated[
         int, typer.Option(min=-1, help="chunks of history that attention sees; -1: all")
     ] = -1,
+    decoding: DecodingMethod = "greedy",
+    beam: Annotated[int, typer.Option(min=1, help="hypotheses of every method but greedy")] = 10,
+    ctc_weight: Annotated[
+        float, typer.Option(min=0.0, help="weight of CTC's score (rescoring)")
+    ] = 0.5,
+    reverse_weight: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="share of U2++'s right-to-left decoder")
+    ] = 0.0,
     worst: Annotated[int, typer.Option(min=0, help="worst utterances to show")] = 5,
     json: Json = False,
     quiet: Quiet = False,
@@ -96,7 +105,7 @@ def evaluate(
     """Measure the character error rate, with its interval, and the real-time factor."""
     from asrcompress import evaluation, render
     from asrcompress.manifest import load_manifest
-    from asrcompress.recipe import Streaming
+    from asrcompress.recipe import Decoding, Streaming, check_settings
     from asrcompress.recognizer import open_recognizer
 
     utterances = load_manifest(manifest)
@@ -108,6 +117,12 @@ def evaluate(
         weights=weights,
         threads=threads,
         streaming=streaming,
+        decoding=check_settings(
+            "decoding",
+            Decoding(
+                method=decoding, beam=beam, ctc_weight=ctc_weight, reverse_weight=reverse_weight
+            ),
+        ),
     )
     console = Console(quiet=quiet or json)
     if processes == 1:

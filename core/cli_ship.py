@@ -8,6 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from asrcompress.cli_decoding import (
+    Hotword,
+    HotwordsFile,
+    Lm,
+    LmBonus,
+    LmUnit,
+    LmWeight,
+    MaybeMethod,
+    hotwords_of,
+    language_model_of,
+)
 from asrcompress.cli_options import SHIP, Force, Json, Quiet, Threads
 from asrcompress.cli_recipe import require_checkpoint, with_recipe
 from asrcompress.cli_stream import hear
@@ -16,6 +27,7 @@ from asrcompress.errors import BadRecipe
 from asrcompress.recipe import Recipe
 
 if TYPE_CHECKING:
+    from asrcompress.bundle import Bundle
     from asrcompress.runtime import Transcript
 
 app = typer.Typer()
@@ -31,8 +43,19 @@ def export(
     *,
     recipe: Recipe,
     output: Annotated[Path, typer.Option("--output", "-o", help="bundle folder")] = Path("bundle"),
-    format: Annotated[str, typer.Option(help="artifact format: onnx")] = "onnx",
-    precision: Annotated[str, typer.Option(help="int8, or fp32 for a checkpoint")] = "int8",
+    format: Annotated[str, typer.Option(help="artifact format: onnx, paddle-lite")] = "onnx",
+    precision: Annotated[
+        str | None, typer.Option(help="int8, or fp32 for a checkpoint [int8; x86: fp32]")
+    ] = None,
+    buckets: Annotated[
+        str, typer.Option(help="paddle-lite: lengths of audio in seconds")
+    ] = "2,4,8,16",
+    python38: Annotated[
+        Path | None, typer.Option(help="paddle-lite: a Python 3.8 [looked up]")
+    ] = None,
+    wheels: Annotated[
+        Path | None, typer.Option(help="paddle-lite: install from this folder, no network")
+    ] = None,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -40,9 +63,23 @@ def export(
     """Write the bundle of a run that passed its gate: the very bytes that were measured."""
     from asrcompress import render, shipping
 
+    if format == "paddle-lite":
+        bundle = _export_lite(
+            source,
+            recipe,
+            output,
+            precision=precision,
+            buckets=buckets,
+            python38=python38,
+            wheels=wheels,
+            force=force,
+            console=Console(quiet=quiet or json),
+        )
+        render.show(bundle.manifest.to_json(), render.bundle(bundle), json=json)
+        return
     if format != "onnx":
-        raise BadRecipe(f"--format: got {format}, expected onnx")
-    if precision == "int8":
+        raise BadRecipe(f"--format: got {format}, expected onnx or paddle-lite")
+    if precision in (None, "int8"):
         run = shipping.find_run(source, recipe)
         bundle = shipping.ship_run(run, output, target=recipe.export.target, force=force)
     elif precision == "fp32":
@@ -53,6 +90,33 @@ def export(
     else:
         raise BadRecipe(f"--precision: got {precision}, expected int8 or fp32")
     render.show(bundle.manifest.to_json(), render.bundle(bundle), json=json)
+
+
+def _export_lite(
+    source: Path | None,
+    recipe: Recipe,
+    output: Path,
+    *,
+    precision: str | None,
+    buckets: str,
+    python38: Path | None,
+    wheels: Path | None,
+    force: bool,
+    console: Console,
+) -> Bundle:
+    """The flags of ``--format paddle-lite`` as options of the library."""
+    from asrcompress.lite_environment import Sidecar
+    from asrcompress.lite_origin import LiteOptions
+    from asrcompress.lite_shipping import ship_lite
+
+    try:
+        seconds = tuple(float(item) for item in buckets.split(","))
+    except ValueError:
+        raise BadRecipe(f"--buckets: got {buckets!r}, expected seconds, such as 2,4,8") from None
+    options = LiteOptions(
+        precision=precision, buckets_s=seconds, sidecar=Sidecar(python=python38, wheels=wheels)
+    )
+    return ship_lite(source, recipe, output, options, force=force, console=console)
 
 
 @app.command(rich_help_panel=SHIP)
@@ -106,9 +170,27 @@ def sign(
 @app.command(rich_help_panel=SHIP)
 def transcribe(
     bundle: Annotated[Path, typer.Argument(help="bundle folder")],
-    audio: Annotated[list[Path], typer.Argument(help="16 kHz mono audio files; - with --stream: stdin")],
+    audio: Annotated[
+        list[Path], typer.Argument(help="16 kHz mono audio files; - with --stream: stdin")
+    ],
     threads: Threads = 1,
-    beam: Annotated[int, typer.Option(min=1, help="prefixes of the beam search; 1: greedy")] = 1,
+    decoding: MaybeMethod = None,
+    beam: Annotated[
+        int | None, typer.Option(min=1, help="hypotheses of a search [10; without one, 1: greedy]")
+    ] = None,
+    ctc_weight: Annotated[
+        float | None, typer.Option(min=0.0, help="weight of CTC's score [as the bundle was judged]")
+    ] = None,
+    reverse_weight: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="share of U2++'s right-to-left decoder [likewise]"),
+    ] = None,
+    hotword: Hotword = None,
+    hotwords_file: HotwordsFile = None,
+    lm: Lm = None,
+    lm_weight: LmWeight = 0.5,
+    lm_bonus: LmBonus = 0.0,
+    lm_unit: LmUnit = "token",
     timestamps: Annotated[
         bool, typer.Option("--timestamps", help="when each word was said, in seconds")
     ] = False,
@@ -122,7 +204,17 @@ def transcribe(
     from asrcompress import render
     from asrcompress.runtime import Transcriber
 
-    transcriber = Transcriber(bundle, threads=threads, beam=beam, timestamps=timestamps)
+    transcriber = Transcriber(
+        bundle,
+        threads=threads,
+        beam=beam,
+        timestamps=timestamps,
+        method=decoding,
+        ctc_weight=ctc_weight,
+        reverse_weight=reverse_weight,
+        hotwords=hotwords_of(hotword, hotwords_file),
+        language_model=language_model_of(lm, lm_weight, lm_bonus, lm_unit),
+    )
     if stream:
         hear(transcriber, audio, console=Console(quiet=quiet or json), json=json)
         return

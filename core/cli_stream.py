@@ -22,9 +22,7 @@ STDIN = Path("-")
 _PIECE_SAMPLES = 1600
 
 
-def hear(
-    transcriber: Transcriber, audio: Sequence[Path], *, console: Console, json: bool
-) -> None:
+def hear(transcriber: Transcriber, audio: Sequence[Path], *, console: Console, json: bool) -> None:
     """Print every utterance as soon as it is over: path, beginning and end in seconds, text.
 
     What is being said is shown on stderr while it changes; with `json`, one object at the end.
@@ -54,7 +52,7 @@ def _pieces(path: Path) -> Iterator[np.ndarray]:
 
     if path == STDIN:
         rest = b""
-        while piece := sys.stdin.buffer.read1(2 * _PIECE_SAMPLES):
+        while piece := sys.stdin.buffer.read(2 * _PIECE_SAMPLES):
             piece = rest + piece
             even = len(piece) - len(piece) % 2
             rest = piece[even:]

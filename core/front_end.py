@@ -221,9 +221,7 @@ def _from_spectrum_type(root: Path, settings: Settings, source: Path) -> FrontEn
 
 
 def _refuse_rare_options(settings: Settings, source: Path) -> None:
-    _check_rate(
-        _whole(settings, "target_sample_rate", 16000, source), "target_sample_rate", source
-    )
+    _check_rate(_whole(settings, "target_sample_rate", 16000, source), "target_sample_rate", source)
     # YAML has null for what these files spell None.
     if settings.get("max_freq") not in (None, "None", ""):
         raise BadCheckpoint(f"{source}: max_freq is {settings['max_freq']!r}, expected None")

@@ -28,8 +28,8 @@ from asrcompress.errors import BadBundle, SelfTestFailed
 # Nats. Far above what float32 arithmetic differs by, far below what a wrong weight does.
 TOLERANCE_NATS = 0.01
 MOST_NATS = 0.1
-# Of five: on aarch64 fewer than two agree once in 300 bundles, by the share of flips above.
-N_AGREEING = 2
+# Of N_CASES: on aarch64 fewer than two agree once in 300 bundles, by the share of flips above.
+N_CASES, N_AGREEING = 5, 2
 _STORED = np.dtype("<f2")
 
 
@@ -66,8 +66,8 @@ class Golden:
     tolerance_nats: float = TOLERANCE_NATS
 
     def __post_init__(self) -> None:
-        if len(self.cases) < 3:
-            raise BadBundle(f"golden.cases: got {len(self.cases)}, expected at least 3")
+        if len(self.cases) < N_CASES:
+            raise BadBundle(f"golden.cases: got {len(self.cases)}, expected at least {N_CASES}")
         if not 0 < self.tolerance_nats <= MOST_NATS:
             raise BadBundle(
                 f"golden.tolerance_nats: out of range, got {self.tolerance_nats}, "

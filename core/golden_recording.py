@@ -8,11 +8,17 @@ import numpy as np
 
 from asrcompress.errors import ExportFailed
 from asrcompress.files import write_atomically
-from asrcompress.golden import Golden, GoldenCase, mean_difference, most_stable, reference_bytes
+from asrcompress.golden import (
+    N_CASES,
+    Golden,
+    GoldenCase,
+    mean_difference,
+    most_stable,
+    reference_bytes,
+)
 from asrcompress.golden_signals import N_SIGNALS, golden_signal, wav_bytes
 from asrcompress.recognizer import Recognizer
 
-N_CASES = 5
 # Disturbance of the features, in nats (after CMVN: standard deviations), and how often it is tried.
 _JITTER = 1e-5
 _TRIALS = 6

@@ -14,7 +14,13 @@ from asrcompress.audio import SAMPLE_RATE_HZ
 
 N_SIGNALS = 24
 # First three formants in Hz, after Peterson and Barney (1952), male speakers: i, a, u, ae, er.
-_VOWELS = ((270, 2290, 3010), (730, 1090, 2440), (300, 870, 2240), (660, 1720, 2410), (490, 1350, 1690))
+_VOWELS = (
+    (270, 2290, 3010),
+    (730, 1090, 2440),
+    (300, 870, 2240),
+    (660, 1720, 2410),
+    (490, 1350, 1690),
+)
 _BANDWIDTHS_HZ = (60.0, 90.0, 150.0)
 _HARMONICS = 30
 

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +36,7 @@ class LiteProcess:
         Raises:
             SidecarFailed: it cannot be started.
         """
-        self._log: BinaryIO = cast(BinaryIO, tempfile.TemporaryFile())
+        self._log: Any = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         environment.pop("PYTHONPATH", None)  # of another Python
         try:

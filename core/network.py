@@ -70,7 +70,7 @@ def build_network(checkpoint: Checkpoint, *, device: str = "cpu") -> Any:
     use_device(device)
     try:
         network = construct(checkpoint)
-    except _BUILD_ERRORS as error:
+    except _build_errors() as error:
         raise BadCheckpoint(
             f"{checkpoint.config_path}: PaddleSpeech cannot build this network, {error!r}",
             hint="take the configuration that this checkpoint was trained with",
@@ -81,6 +81,13 @@ def build_network(checkpoint: Checkpoint, *, device: str = "cpu") -> Any:
     load_weights(network, weights, source=str(checkpoint.weights_path))
     network.eval()
     return network
+
+
+def _build_errors() -> tuple[type[Exception], ...]:
+    """Those, and the class of the library by which PaddleSpeech checks types of settings."""
+    import typeguard
+
+    return (*_BUILD_ERRORS, getattr(typeguard, "TypeCheckError", TypeError))
 
 
 def _u2(checkpoint: Checkpoint) -> Any:

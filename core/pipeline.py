@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from asrcompress import strict_json, u2_settings
 from asrcompress.acoustic import subsampling_factor
+from asrcompress.attention_decoder import PARAMETERS
 from asrcompress.batch_norm import fold_batch_norm
 from asrcompress.checkpoint import Checkpoint
 from asrcompress.console import Console
+from asrcompress.decoder_stages import check_decodable, decoder_stages
 from asrcompress.errors import AsrCompressError, BadRecipe, CerGateFailed, IntegerGateFailed
 from asrcompress.files import sha256_file
 from asrcompress.gate import GateVerdict
@@ -62,6 +64,7 @@ class Outcome:
     integer_share: float
     failure: CerGateFailed | IntegerGateFailed | None
     streaming: StreamingOutcome | None = None
+    decoder_share: float | None = None
     report: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -72,6 +75,7 @@ class Outcome:
             "passed": self.failure is None,
             "failure": None if self.failure is None else str(self.failure),
             "integer_share": self.integer_share,
+            "decoder_integer_share": self.decoder_share,
             "verdict": self.verdict.to_json(),
             "streaming": None if self.streaming is None else self.streaming.to_json(),
             "size_bytes": {
@@ -99,6 +103,7 @@ def compress(kind: str, recipe: Recipe, checkpoint: Checkpoint, console: Console
     from asrcompress.export.onnx_bundle import tool_versions
 
     check_streamable(checkpoint, recipe.streaming)
+    check_decodable(checkpoint, recipe.decoding)
     workers = join_workers()
     if not workers.leads:
         workers.wait()  # until the run directory is there
@@ -117,17 +122,18 @@ def compress(kind: str, recipe: Recipe, checkpoint: Checkpoint, console: Console
         _export(run, recipe, checkpoint, console)
         share = _measure_kernels(run, recipe, console)
         _check_forms(run, checkpoint, speech, console)
+        decoder_share = decoder_stages(run, recipe, checkpoint, speech.gate, console)
         _measure_noise(run, checkpoint, speech, console)
         verdict = gate_cer(
             run,
             recipe.gate,
             speech.gate,
             console,
-            before=lambda: from_checkpoint(checkpoint),
-            after=lambda: from_run(run, checkpoint),
+            before=lambda: from_checkpoint(checkpoint, decoding=recipe.decoding),
+            after=lambda: from_run(run, checkpoint, decoding=recipe.decoding),
         )
         streaming = stream_stages(run, recipe, checkpoint, speech.gate, console)
-        outcome = _conclude(run, recipe, verdict, share, streaming)
+        outcome = _conclude(run, recipe, verdict, share, streaming, decoder_share)
         return replace(outcome, report=_report_on(run, console))
 
 
@@ -239,7 +245,8 @@ def _export(run: Run, recipe: Recipe, checkpoint: Checkpoint, console: Console) 
     if not run.has("model.int8.onnx"):
         with console.status("exporting INT8"):
             graph, subsampling = export_checkpoint(trained_of(run, checkpoint), recipe)
-            save_graph(quantize_graph(graph, read_ranges(run.ranges)), run.model)
+            ranges = read_ranges(run.ranges).part(PARAMETERS, inside=False)
+            save_graph(quantize_graph(graph, ranges), run.model)
         run.update(
             model_sha256=sha256_file(run.model),
             subsampling=subsampling,
@@ -262,6 +269,7 @@ def export_checkpoint(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Any, int]
             opset=recipe.export.opset,
             max_frames=max_frames(checkpoint, recipe),
             n_mels=checkpoint.features.width,
+            hidden=recipe.decoding.uses_decoder,
         )
     return graph, factor
 
@@ -342,16 +350,24 @@ def _conclude(
     verdict: GateVerdict,
     share: float,
     streaming: StreamingOutcome | None,
+    decoder_share: float | None,
 ) -> Outcome:
     """Judge every form of use by itself; the first that is not good enough is the failure."""
     forms = [("", share, verdict)]
+    if decoder_share is not None:
+        forms.append((" (attention decoder)", decoder_share, verdict))
     if streaming is not None:
         forms.append((" (streaming)", streaming.integer_share, streaming.verdict))
     failures = (_failure(run, recipe, what, share, verdict) for what, share, verdict in forms)
     failure = next((item for item in failures if item is not None), None)
     run.update(status=FAILED if failure else PASSED, finished=time.time())
     return Outcome(
-        run=run, verdict=verdict, integer_share=share, failure=failure, streaming=streaming
+        run=run,
+        verdict=verdict,
+        integer_share=share,
+        failure=failure,
+        streaming=streaming,
+        decoder_share=decoder_share,
     )
 
 

@@ -16,7 +16,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from asrcompress.errors import BadRecipe
 from asrcompress.targets import NAMES as TARGET_NAMES
@@ -26,6 +26,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
 
+T = TypeVar("T")
 FILE_NAME = "asrcompress.toml"
 OBSERVERS = ("min_max", "moving_average", "percentile", "mse")
 _TYPES = {
@@ -36,7 +37,7 @@ _TYPES = {
     str: "text",
     tuple: "a list of texts",
 }
-MEASURES = ("parameters", "macs", "latency")
+MEASURES = ("parameters", "macs")
 CRITERIA = ("l1", "l2", "fpgm", "taylor")
 DECODING_METHODS = ("greedy", "prefix_beam", "rescoring", "attention")
 RANGE_UPDATES = ("frozen", "moving_average", "learned")
@@ -203,7 +204,7 @@ class Decoding:
     )
     beam: int = setting(10, "hypotheses of every method but greedy", low=1, high=1000)
     ctc_weight: float = setting(
-        0.5, "weight of CTC's score beside the decoder's (rescoring)", low=0.0, high=100.0
+        0.5, "weight of CTC's score beside the decoder's (rescoring)", low=0.0, high=1000.0
     )
     reverse_weight: float = setting(
         0.0,
@@ -287,8 +288,7 @@ class Recipe:
         for table in fields(self):
             value = getattr(self, table.name)
             if dataclasses.is_dataclass(value):
-                for item in fields(value):
-                    _check(f"{table.name}.{item.name}", getattr(value, item.name), item.metadata)
+                check_settings(table.name, value)
         device = self.training.device
         if device != "cpu" and not (device.startswith("gpu:") and device[4:].isdecimal()):
             raise BadRecipe(f"training.device: got {device!r}, expected cpu or gpu:N")
@@ -318,6 +318,17 @@ class Recipe:
             return cls(**recipe)
         except BadRecipe as error:
             raise BadRecipe(f"{source}: {error}", hint=error.hint) from None
+
+
+def check_settings(table: str, settings: T) -> T:
+    """One table of a recipe, or a part of it that did not come from a file.
+
+    Raises:
+        BadRecipe: a value that is not allowed.
+    """
+    for item in fields(settings):  # type: ignore[arg-type]
+        _check(f"{table}.{item.name}", getattr(settings, item.name), item.metadata)
+    return settings
 
 
 def find_recipe(start: Path) -> Path | None:

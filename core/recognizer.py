@@ -15,20 +15,24 @@ from typing import Any, Protocol
 import numpy as np
 
 from asrcompress.acoustic import FULL_CONTEXT, Context
+from asrcompress.attention_decoder import EncodedUtterance
 from asrcompress.audio import read_audio
 from asrcompress.bundle import read_bundle
 from asrcompress.bundle_manifest import MANIFEST_NAME, StreamingModel
 from asrcompress.checkpoint import Checkpoint, read_checkpoint
-from asrcompress.errors import BadAudio, BadBundle, BadRun
+from asrcompress.errors import BadAudio, BadBundle, BadRecipe, BadRun
 from asrcompress.features import FeatureSpec
 from asrcompress.files import sha256_file
 from asrcompress.manifest import Utterance
-from asrcompress.recipe import Recipe, Streaming
+from asrcompress.recipe import GREEDY, Decoding, Recipe, Streaming
 from asrcompress.run import Run, read_run
 from asrcompress.runtime.chunk_model import ChunkedAcousticModel, ChunkModel, open_chunk_model
 from asrcompress.runtime.decode import greedy
+from asrcompress.runtime.decoder import Decoder, open_decoder
 from asrcompress.runtime.endpoint import NO_ENDPOINT
 from asrcompress.runtime.features import Fbank
+from asrcompress.runtime.lite import LiteAcousticModel
+from asrcompress.runtime.onnx_decoder import OnnxAttentionDecoder
 from asrcompress.runtime.session import OnnxAcousticModel
 from asrcompress.runtime.streaming import Stream
 from asrcompress.streaming import check_streamable, chunk_context
@@ -39,7 +43,10 @@ _PIECE = 1600
 
 
 class AcousticModel(Protocol):
-    """Features to CTC log-probabilities."""
+    """Features to CTC log-probabilities, and to the hidden states behind them."""
+
+    def encode(self, batch: Sequence[np.ndarray], /) -> list[EncodedUtterance]:
+        """As `log_probs`; hidden states where the network gives them."""
 
     def log_probs(self, batch: Sequence[np.ndarray], /) -> list[np.ndarray]:
         """(frames, mels) arrays -> (output frames, vocabulary) arrays, natural log."""
@@ -53,6 +60,7 @@ class Recognizer:
         name: for reports.
         backend: ``paddle`` or ``onnxruntime``.
         max_frames: most feature frames that the network takes; None where nothing says so.
+        decoder: how log-probabilities become text; greedily where None.
     """
 
     name: str
@@ -61,6 +69,7 @@ class Recognizer:
     fbank: Fbank
     vocabulary: Vocabulary
     max_frames: int | None = None
+    decoder: Decoder | None = None
 
     def check_length(self, n_samples: int) -> None:
         """Refuse audio that is longer than the network takes.
@@ -91,8 +100,11 @@ class Recognizer:
         return self.vocabulary.ids_to_text(greedy(log_probs, self.vocabulary.blank_id))
 
     def transcribe(self, samples: np.ndarray) -> str:
-        """Greedy CTC transcript of one utterance, float32 samples in [-1, 1)."""
-        return self.text(self.model.log_probs([self.fbank(samples)])[0])
+        """Transcript of one utterance, float32 samples in [-1, 1)."""
+        if self.decoder is None:
+            return self.text(self.model.log_probs([self.fbank(samples)])[0])
+        best = self.decoder.decode(self.model.encode([self.fbank(samples)])[0])
+        return self.vocabulary.ids_to_text(best.tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,30 +125,49 @@ class StreamingRecognizer(Recognizer):
 
 
 def from_checkpoint(
-    checkpoint: Checkpoint, *, device: str = "cpu", context: Context = FULL_CONTEXT
+    checkpoint: Checkpoint,
+    *,
+    device: str = "cpu",
+    context: Context = FULL_CONTEXT,
+    decoding: Decoding = GREEDY,
 ) -> Recognizer:
     """PaddleSpeech's own network and forward, seeing as much as `context` says.
+
+    With a method that needs one, it is PaddleSpeech's own attention decoder that judges; the
+    search is ours, which finds what PaddleSpeech's finds.
 
     Raises:
         BadCheckpoint, MissingExtra: see `asrcompress.network`.
     """
     from asrcompress.network import build_network
 
-    return from_network(checkpoint, build_network(checkpoint, device=device), context=context)
+    network = build_network(checkpoint, device=device)
+    return from_network(checkpoint, network, context=context, decoding=decoding)
 
 
 def from_network(
-    checkpoint: Checkpoint, network: Any, *, context: Context = FULL_CONTEXT
+    checkpoint: Checkpoint,
+    network: Any,
+    *,
+    context: Context = FULL_CONTEXT,
+    decoding: Decoding = GREEDY,
 ) -> Recognizer:
     """PaddleSpeech's forward of a network that was built already, such as one in training."""
-    from asrcompress.network import PaddleAcousticModel
+    from asrcompress.acoustic import has_attention_loss
+    from asrcompress.network import PaddleAcousticModel, PaddleAttentionDecoder
 
+    trained = decoding.uses_decoder and has_attention_loss(network)
     return Recognizer(
         name=checkpoint.name,
         backend="paddle",
         model=PaddleAcousticModel(network, context=context),
         fbank=Fbank(checkpoint.features),
         vocabulary=checkpoint.vocabulary,
+        decoder=Decoder(
+            decoding,
+            blank=checkpoint.vocabulary.blank_id,
+            attention=PaddleAttentionDecoder(network) if trained else None,
+        ),
     )
 
 
@@ -148,6 +179,7 @@ def from_onnx(
     vocabulary: Vocabulary,
     threads: int = 1,
     max_frames: int | None = None,
+    decoder: Decoder | None = None,
 ) -> Recognizer:
     """An ONNX graph in the runtime.
 
@@ -161,6 +193,7 @@ def from_onnx(
         fbank=Fbank(features),
         vocabulary=vocabulary,
         max_frames=max_frames,
+        decoder=decoder,
     )
 
 
@@ -192,7 +225,11 @@ def from_chunks(
 
 
 def from_bundle(
-    path: Path, *, threads: int = 1, streaming: Streaming | None = None
+    path: Path,
+    *,
+    threads: int = 1,
+    streaming: Streaming | None = None,
+    decoding: Decoding = GREEDY,
 ) -> Recognizer:
     """A bundle, every hash checked; its streaming graph, fed as `streaming` says, if that is given.
 
@@ -212,6 +249,15 @@ def from_bundle(
             threads=threads,
             max_frames=manifest.max_frames,
         )
+    if manifest.lite is not None:
+        return Recognizer(
+            name=path.name,
+            backend="paddle lite",
+            model=LiteAcousticModel(bundle.path, manifest, threads=threads),
+            fbank=Fbank(manifest.features),
+            vocabulary=bundle.tokens,
+            max_frames=manifest.max_frames,
+        )
     return from_onnx(
         bundle.model_path,
         name=path.name,
@@ -219,11 +265,17 @@ def from_bundle(
         vocabulary=bundle.tokens,
         threads=threads,
         max_frames=manifest.max_frames,
+        decoder=open_decoder(bundle, decoding, threads=threads),
     )
 
 
 def from_run(
-    run: Run, checkpoint: Checkpoint, *, threads: int = 1, streaming: Streaming | None = None
+    run: Run,
+    checkpoint: Checkpoint,
+    *,
+    threads: int = 1,
+    streaming: Streaming | None = None,
+    decoding: Decoding = GREEDY,
 ) -> Recognizer:
     """The INT8 artifact of a run, or its streaming one.
 
@@ -251,7 +303,20 @@ def from_run(
         vocabulary=checkpoint.vocabulary,
         threads=threads,
         max_frames=most,
+        decoder=Decoder(
+            decoding,
+            blank=checkpoint.vocabulary.blank_id,
+            attention=_decoder_of(run, threads) if decoding.uses_decoder else None,
+        ),
     )
+
+
+def _decoder_of(run: Run, threads: int) -> OnnxAttentionDecoder | None:
+    """The attention decoder of a run; None where its recipe wants none."""
+    if not run.has("decoder.json"):
+        return None
+    _check_artifact(run, run.decoder_model, "decoder_sha256")
+    return OnnxAttentionDecoder(run.decoder_model, run.decoder_spec(), threads=threads)
 
 
 def _check_artifact(run: Run, path: Path, recorded: str) -> None:
@@ -279,25 +344,33 @@ def open_recognizer(
     threads: int = 1,
     device: str = "cpu",
     streaming: Streaming | None = None,
+    decoding: Decoding = GREEDY,
 ) -> Recognizer:
     """Whatever lies at `path`: a bundle, a run directory, or a checkpoint.
 
     Args:
+        decoding: how whole utterances are decoded; a stream is decoded greedily.
         streaming: hear in chunks, as in a stream, instead of whole utterances.
     Raises:
         BadBundle, BadRun, BadCheckpoint: it is none of them, or a broken one.
     """
+    if streaming is not None and decoding.method != "greedy":
+        raise BadRecipe(
+            f"decoding {decoding.method}: is for whole utterances, expected greedy for a stream"
+        )
     # os.path, because pathlib raises where a name is too long or a folder may not be entered.
     if os.path.isfile(path / MANIFEST_NAME):
-        return from_bundle(path, threads=threads, streaming=streaming)
+        return from_bundle(path, threads=threads, streaming=streaming, decoding=decoding)
     if os.path.isfile(path / "run.json"):
         run = read_run(path)
-        return from_run(run, checkpoint_of(run), threads=threads, streaming=streaming)
+        return from_run(
+            run, checkpoint_of(run), threads=threads, streaming=streaming, decoding=decoding
+        )
     if path.suffix == ".onnx":
         raise BadBundle(f"{path}: is a bare graph", hint="give the bundle folder that holds it")
     checkpoint = read_checkpoint(path, config=config, weights=weights)
     if streaming is None:
-        return from_checkpoint(checkpoint, device=device)
+        return from_checkpoint(checkpoint, device=device, decoding=decoding)
     check_streamable(checkpoint, streaming)
     return from_checkpoint(checkpoint, device=device, context=chunk_context(streaming))
 

@@ -88,6 +88,11 @@ def outcome(result: Outcome) -> RenderableType:
         table.add_row(name, str(before), str(after))
     table.add_row("model", megabytes(fp32), f"{megabytes(int8)} ({fp32 / int8:.2f}x smaller)")
     table.add_row("integer kernels", "0.0%", f"{result.integer_share:.1%} of the MACs")
+    if result.streaming is not None:
+        heard, share = result.streaming.verdict, result.streaming.integer_share
+        cers = (f"{float(cer):.2%}" for cer in (heard.before_cer, heard.after_cer))
+        table.add_row("CER in a stream", *cers)
+        table.add_row("integer kernels in a stream", "0.0%", f"{share:.1%} of the MACs")
     state = "PASSED" if result.failure is None else "FAILED"
     style = "bold green" if result.failure is None else "bold red"
     reason = verdict.reason if result.failure is None else str(result.failure)
@@ -108,6 +113,10 @@ def bundle(item: Bundle) -> Table:
     table.add_row("size", megabytes(item.size_bytes))
     if manifest.integer_share is not None:
         table.add_row("integer kernels", f"{manifest.integer_share:.1%} of the MACs")
+    if manifest.streaming is not None:
+        left = manifest.streaming.left_chunks
+        context = "all" if left < 0 else f"{left} chunks"
+        table.add_row("streams", f"chunks of {manifest.streaming.chunk_size}, history: {context}")
     for side in ("before", "after"):
         if cer := _promised(manifest.quality or {}, side):
             table.add_row(f"CER {side}", cer)

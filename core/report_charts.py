@@ -18,7 +18,7 @@ from asrcompress.verdict import GateVerdict
 _KIND = {"total": "ink", "ctc": "before", "attention": "third", "distillation": "after"}
 
 
-def gate_chart(verdict: GateVerdict) -> Chart | None:
+def gate_chart(verdict: GateVerdict, *, title: str = "The gate") -> Chart | None:
     """The increase with its bounds against what is allowed; None where no bound exists."""
     low, high, increase = (
         _points(value) for value in (verdict.lower_bound, verdict.upper_bound, verdict.increase)
@@ -40,9 +40,9 @@ def gate_chart(verdict: GateVerdict) -> Chart | None:
         axes.set(ylim=(-0.8, 0.9), yticks=[], xlabel=f"change of the CER, {unit}")
         axes.set_xlim(min(low, 0.0) - 0.12 * span, max(allowed, high) + 0.12 * span)
         axes.grid(axis="y", visible=False)
-        svg = to_svg(figure, name="gate")
+        svg = to_svg(figure, name=title.lower().replace(", ", "-").replace(" ", "-"))
     return Chart(
-        title="The gate",
+        title=title,
         alt=f"The CER changed by {increase:+.2f} {unit}, between {low:+.2f} and {high:+.2f} with "
         f"95 % confidence on either side; at most {allowed:.2f} is allowed.",
         svg=svg,

@@ -97,6 +97,7 @@ class Findings:
     before: Side | None
     after: Side | None
     verdict: GateVerdict | None
+    streaming_verdict: GateVerdict | None
     kernels: Kernels | None
     parity: tuple[Step, ...] | None
     ranges: Ranges | None
@@ -129,6 +130,7 @@ def collect(run: Run) -> Findings:
         before=_optional(run, "before.json", _side),
         after=_optional(run, "after.json", _side),
         verdict=_optional(run, "verdict.json", GateVerdict.from_json),
+        streaming_verdict=_optional(run, "verdict-streaming.json", GateVerdict.from_json),
         kernels=_optional(run, "integer_share.json", _kernels),
         parity=_optional(run, "parity.json", _parity),
         ranges=ranges,

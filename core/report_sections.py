@@ -60,6 +60,8 @@ def _accuracy(found: Findings) -> list[Chart]:
     charts: list[Chart | None] = []
     if found.verdict is not None:
         charts.append(gate_chart(found.verdict))
+    if found.streaming_verdict is not None:
+        charts.append(gate_chart(found.streaming_verdict, title="The gate, in a stream"))
     charts.append(interval_chart(found.before.report, found.after.report))
     if found.verdict is not None:
         charts.append(edits_chart(found.verdict))

@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from asrcompress import strict_json
-from asrcompress.bundle_manifest import StreamingModel
+from asrcompress.bundle_manifest import DecoderModel, StreamingModel
 from asrcompress.checkpoint import Checkpoint
 from asrcompress.errors import BadRun
 from asrcompress.files import sha256_file, write_atomically, writing
@@ -139,6 +139,24 @@ class Run:
     def write_json(self, name: str, data: Any) -> None:
         """Write a JSON file of this run, atomically."""
         write_atomically(self.path / name, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+
+    @property
+    def decoder_model(self) -> Path:
+        """The attention decoder, as it ships."""
+        return self.path / "decoder.int8.onnx"
+
+    def decoder_spec(self) -> DecoderModel:
+        """What `decoder_model` is, and how it was judged.
+
+        Raises:
+            BadRun: the run has none, or its description is damaged.
+        """
+        return strict_json.from_json(
+            DecoderModel,
+            self.read_json("decoder.json"),
+            item=str(self.path / "decoder.json"),
+            error=BadRun,
+        )
 
     def streaming_spec(self) -> StreamingModel:
         """How `streaming_model` is fed.

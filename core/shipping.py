@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from asrcompress.bundle import Bundle, BundleManifest, StreamingModel, write_bundle
+from asrcompress.bundle import Bundle, BundleManifest, DecoderModel, StreamingModel, write_bundle
 from asrcompress.cer import CerReport
 from asrcompress.checkpoint import Checkpoint, read_checkpoint
 from asrcompress.console import Console
+from asrcompress.decoder_stages import check_decodable
 from asrcompress.errors import BadRecipe, BadRun, CerGateFailed
 from asrcompress.files import refuse_overwrite, sha256_file
 from asrcompress.golden_recording import record_golden
@@ -46,24 +48,18 @@ def ship_run(run: Run, output: Path, *, target: str = "int8", force: bool = Fals
     from asrcompress.export.onnx_bundle import describe
 
     refuse_overwrite(output, force)
-    status = run.status()
-    if status == FAILED:
-        raise CerGateFailed(
-            f"{run.path}: failed its gate, nothing is exported",
-            hint=f"{run.path / 'verdict.json'} says why",
-        )
-    if status != PASSED:
-        raise BadRun(f"{run.path}: is {status}", hint="repeat the command that started it")
-    _check_unchanged(run, run.model, "model_sha256")
-    recipe = Recipe.from_dict(
-        run.field("run.json", "recipe", kind=dict), source=str(run.path), folder=run.path
-    )
-    contract = _contract(run, recipe, target)
+    recipe = require_passed(run)
+    contract = contract_of(run, recipe, target)
     checkpoint = checkpoint_of(run)
     streaming = None
     if recipe.streaming.wanted:
         _check_unchanged(run, run.streaming_model, "streaming_sha256")
         streaming = run.streaming_spec()
+    decoder = None
+    if recipe.decoding.uses_decoder:
+        _check_unchanged(run, run.decoder_model, "decoder_sha256")
+        share = run.field("integer_share-decoder.json", "share", kind=float)
+        decoder = replace(run.decoder_spec(), model=run.decoder_model.name, integer_share=share)
     manifest = describe(
         run.model,
         checkpoint,
@@ -73,14 +69,37 @@ def ship_run(run: Run, output: Path, *, target: str = "int8", force: bool = Fals
         integer_share=run.field("integer_share.json", "share", kind=float),
         quality=_quality(run, recipe),
         streaming=streaming,
+        decoder=decoder,
     )
+    parts = [run.path / part.model for part in (streaming, decoder) if part is not None]
     return _write(
         output,
         replace(manifest, target=contract.name),
         model=run.model,
         vocabulary=checkpoint.vocabulary,
-        extra=() if streaming is None else (run.streaming_model,),
+        extra=parts,
         force=force,
+    )
+
+
+def require_passed(run: Run) -> Recipe:
+    """The recipe of a run whose gate passed, and whose model is the one that passed it.
+
+    Raises:
+        CerGateFailed: the run failed its gate.
+        BadRun: unfinished, or its model is not the one that was measured.
+    """
+    status = run.status()
+    if status == FAILED:
+        raise CerGateFailed(
+            f"{run.path}: failed its gate, nothing is exported",
+            hint=f"{run.path / 'verdict.json'} says why",
+        )
+    if status != PASSED:
+        raise BadRun(f"{run.path}: is {status}", hint="repeat the command that started it")
+    _check_unchanged(run, run.model, "model_sha256")
+    return Recipe.from_dict(
+        run.field("run.json", "recipe", kind=dict), source=str(run.path), folder=run.path
     )
 
 
@@ -102,21 +121,18 @@ def ship_checkpoint(
     from asrcompress.pipeline import export_checkpoint, max_frames
 
     refuse_overwrite(output, force)
-    source = recipe.checkpoint
-    same = source.path is not None and source.path.resolve() == path.resolve()
-    checkpoint = read_checkpoint(
-        path,
-        config=source.config if same else None,
-        weights=source.weights if same else None,
-    )
+    checkpoint = named_checkpoint(path, recipe)
     check_streamable(checkpoint, recipe.streaming)
+    check_decodable(checkpoint, recipe.decoding)
     with tempfile.TemporaryDirectory(prefix="asrcompress-") as folder:
-        model, streaming = Path(folder) / "model.onnx", None
+        model, streaming, decoder = Path(folder) / "model.onnx", None, None
         with console.status("exporting FP32"):
             graph, subsampling = export_checkpoint(checkpoint, recipe)
             save_graph(graph, model)
             if recipe.streaming.wanted:
                 streaming = _save_chunks(checkpoint, recipe, model)
+            if recipe.decoding.uses_decoder:
+                decoder = _save_decoder(checkpoint, recipe, model.parent)
         manifest = describe(
             model,
             checkpoint,
@@ -126,15 +142,42 @@ def ship_checkpoint(
             integer_share=0.0,
             quality=None,
             streaming=streaming,
+            decoder=decoder,
         )
+        parts = [model.parent / part.model for part in (streaming, decoder) if part is not None]
         return _write(
             output,
             manifest,
             model=model,
             vocabulary=checkpoint.vocabulary,
-            extra=() if streaming is None else (model.parent / streaming.model,),
+            extra=parts,
             force=force,
         )
+
+
+def named_checkpoint(path: Path, recipe: Recipe) -> Checkpoint:
+    """The checkpoint at `path`; with the files that the recipe names, if it is the recipe's.
+
+    Raises:
+        BadCheckpoint: it cannot be read.
+    """
+    source = recipe.checkpoint
+    same = source.path is not None and source.path.resolve() == path.resolve()
+    return read_checkpoint(
+        path,
+        config=source.config if same else None,
+        weights=source.weights if same else None,
+    )
+
+
+def _save_decoder(checkpoint: Checkpoint, recipe: Recipe, folder: Path) -> DecoderModel:
+    """Write the FP32 attention decoder into `folder`."""
+    from asrcompress.decoder_stages import export_decoder_of
+    from asrcompress.export.onnx_graph import save_graph
+
+    graph, described = export_decoder_of(checkpoint, recipe)
+    save_graph(graph, folder / described.model)
+    return replace(described, integer_share=0.0)
 
 
 def _save_chunks(checkpoint: Checkpoint, recipe: Recipe, model: Path) -> StreamingModel:
@@ -153,7 +196,7 @@ def _save_chunks(checkpoint: Checkpoint, recipe: Recipe, model: Path) -> Streami
     return spec
 
 
-def _contract(run: Run, recipe: Recipe, wanted: str) -> Target:
+def contract_of(run: Run, recipe: Recipe, wanted: str) -> Target:
     """The contract to ship to, which the run's weights keep.
 
     Raises:
@@ -161,7 +204,7 @@ def _contract(run: Run, recipe: Recipe, wanted: str) -> Target:
     """
     trained = find_target(recipe.export.target)
     contract = trained if wanted == "int8" else find_target(wanted)
-    top = read_ranges(run.ranges).weight_top
+    top = read_ranges(run.ranges).weight_top if contract.reduce_range else 0
     if top > contract.weight_top:
         raise BadRecipe(
             f"{run.path}: was trained for {trained.name}, whose weights reach {top}; "
@@ -217,9 +260,18 @@ def _measured(run: Run, suffix: str) -> dict[str, object]:
         side: CerReport.from_json(run.field(name, "cer", kind=dict), item=str(run.path / name))
         for side, name in names.items()
     }
+    return described(reports, run.read_json(f"verdict{suffix}.json"))
+
+
+def described(reports: Mapping[str, CerReport], verdict: dict[str, Any]) -> dict[str, object]:
+    """CER of each side with its interval, and the verdict, as ``bundle.json`` has them.
+
+    Args:
+        reports: ``before`` and ``after``.
+    """
     found: dict[str, object] = {
         "utterances": len(reports["after"].utterances),
-        "verdict": run.read_json(f"verdict{suffix}.json"),
+        "verdict": verdict,
     }
     for side, report in reports.items():
         low, high = report.interval()

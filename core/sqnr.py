@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from asrcompress.ranges import Ranges, WeightRange
+from asrcompress.ranges import Ranges
 
 CEILING_DB = 120.0
 """Of float32's own rounding, and what an error of exactly zero counts as."""
@@ -71,25 +71,39 @@ def sqnr_db(signal: float, noise: float) -> float | None:
 def weight_noise(weights: Mapping[str, np.ndarray], ranges: Ranges) -> tuple[LayerNoise, ...]:
     """The error of rounding each weight to its int8 grid, in the order of `ranges`.
 
+    The weights of a recurrent layer count as one; it reads no edge that has a range.
+
     Args:
         weights: by structured name; those that are missing get None.
     """
-    return tuple(
-        LayerNoise(
-            name=item.parameter.removesuffix(".weight"),
-            input=item.input,
-            weight_db=_weight_db(weights[item.parameter], item, ranges.weight_top)
-            if item.parameter in weights
-            else None,
-        )
+    parts: dict[tuple[str, str], list[tuple[str, int, tuple[float, ...]]]] = {
+        (item.parameter.removesuffix(".weight"), item.input): [
+            (item.parameter, item.axis, item.absmax)
+        ]
         for item in ranges.weights
+    }
+    for recurrent in ranges.recurrent:
+        key = (recurrent.layer, f"{recurrent.layer}:input")
+        parts.setdefault(key, []).append((recurrent.parameter, 0, recurrent.absmax))
+    return tuple(
+        LayerNoise(name=name, input=edge, weight_db=_weight_db(weights, items, ranges.weight_top))
+        for (name, edge), items in parts.items()
     )
 
 
-def _weight_db(weight: np.ndarray, item: WeightRange, top: int) -> float | None:
-    shape = [1] * weight.ndim
-    shape[item.axis] = -1
-    scale = (np.asarray(item.absmax, np.float64) / top).reshape(shape)
-    exact = weight.astype(np.float64)
-    rounded = np.clip(np.round(exact / scale), -top, top) * scale
-    return sqnr_db(float((exact**2).sum()), float(((exact - rounded) ** 2).sum()))
+def _weight_db(
+    weights: Mapping[str, np.ndarray], items: list[tuple[str, int, tuple[float, ...]]], top: int
+) -> float | None:
+    """Of (parameter, axis of channels, absmax) together; None where a parameter is missing."""
+    signal = noise = 0.0
+    for parameter, axis, absmax in items:
+        if parameter not in weights:
+            return None
+        exact = weights[parameter].astype(np.float64)
+        shape = [1] * exact.ndim
+        shape[axis] = -1
+        scale = (np.asarray(absmax, np.float64) / top).reshape(shape)
+        rounded = np.clip(np.round(exact / scale), -top, top) * scale
+        signal += float((exact**2).sum())
+        noise += float(((exact - rounded) ** 2).sum())
+    return sqnr_db(signal, noise)

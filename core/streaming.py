@@ -10,7 +10,9 @@ from asrcompress.checkpoint import Checkpoint
 from asrcompress.errors import BadCheckpoint
 from asrcompress.recipe import Streaming
 
-_OFFLINE = "leave out --chunk-size (streaming.chunk_size = 0), and the model is for whole utterances"
+_OFFLINE = (
+    "leave out --chunk-size (streaming.chunk_size = 0), and the model is for whole utterances"
+)
 
 
 def check_streamable(checkpoint: Checkpoint, settings: Streaming) -> None:

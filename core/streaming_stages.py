@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from asrcompress import strict_json
+from asrcompress.attention_decoder import PARAMETERS
 from asrcompress.batch_norm import fold_batch_norm
 from asrcompress.bundle_manifest import StreamingModel
 from asrcompress.checkpoint import Checkpoint
@@ -119,7 +120,9 @@ def _export(run: Run, recipe: Recipe, checkpoint: Checkpoint, console: Console) 
             trained = trained_of(run, checkpoint)
             name = run.streaming_model.name
             graph, spec = export_chunks_of(trained, recipe, name=name, max_frames=most)
-            quantized = quantize_graph(graph, read_ranges(run.ranges))
+            quantized = quantize_graph(
+                graph, read_ranges(run.ranges).part(PARAMETERS, inside=False)
+            )
             spec = describe_again(spec, quantized, name)
             share_weights(quantized, run.model)
             run.write_json("streaming.json", strict_json.to_json(spec))

@@ -42,7 +42,8 @@ class Target:
         activations: type of their codes; the grid is symmetric, but [0, max] after a ReLU.
         max_opset: newest ONNX opset; 0 where no ONNX graph gets there.
         batches: takes several recordings at a time.
-        utterances, streams: takes whole recordings; takes audio chunk by chunk.
+        utterances: takes whole recordings.
+        streams: families that it takes chunk by chunk.
     """
 
     name: str
@@ -57,7 +58,7 @@ class Target:
     max_opset: int = 17
     batches: bool = True
     utterances: bool = True
-    streams: bool = True
+    streams: tuple[str, ...] = ("u2", "deepspeech2")
 
     @property
     def reduce_range(self) -> bool:
@@ -83,6 +84,7 @@ _ALL = (
         activations="int8",
         max_opset=0,
         batches=False,
+        streams=("deepspeech2",),
     ),
     # Its int8 GEMM saturates, its fc mixes up rows and columns: convolutions are what is right.
     Target(
@@ -96,6 +98,7 @@ _ALL = (
         activations="int8",
         max_opset=0,
         batches=False,
+        streams=("deepspeech2",),
     ),
     # sherpa-onnx gives ONNX Runtime no x64quantprecision, so the weights have to make room.
     Target(
@@ -103,7 +106,7 @@ _ALL = (
         runtime="sherpa-onnx, whole recordings",
         format="sherpa-onnx",
         weight_top=REDUCED_GRID,
-        streams=False,
+        streams=(),
     ),
     Target(
         name="sherpa-stream",
@@ -112,6 +115,7 @@ _ALL = (
         weight_top=REDUCED_GRID,
         batches=False,
         utterances=False,
+        streams=("u2",),
     ),
 )
 TARGETS = {target.name: target for target in _ALL}
@@ -181,11 +185,12 @@ def _check_export(recipe: Recipe, target: Target) -> None:
 
 
 def _check_streaming(recipe: Recipe, checkpoint: Checkpoint, target: Target) -> None:
-    if recipe.streaming.wanted and not target.streams:
+    family = checkpoint.family.partition("-")[0]
+    if recipe.streaming.wanted and family not in target.streams:
         raise BadRecipe(
             f"streaming.chunk_size: got {recipe.streaming.chunk_size}, expected 0: "
-            f"{target.name} takes whole recordings only",
-            hint="--target sherpa-stream, or --chunk-size 0",
+            f"{target.name} takes no streams of {family}",
+            hint="another target, or --chunk-size 0",
         )
     if not target.utterances and not recipe.streaming.wanted:
         raise BadRecipe(

@@ -141,6 +141,11 @@ class Vocabulary:
                 said += [self._text_of(symbol) for symbol in run]
         return "".join(said).strip(" ")
 
+    def spelling(self, id_: int) -> str:
+        """What one output adds to a text by itself: nothing where it is one byte of a character."""
+        symbol = self.symbols[id_]
+        return "" if _BYTE.fullmatch(symbol) else self._text_of(symbol)
+
     def _text_of(self, symbol: str) -> str:
         if symbol in _SILENT:
             return ""

@@ -29,8 +29,8 @@ def unused_layers(network: Any) -> tuple[str, ...]:
         f"{name}.{child}"
         for name, layer in network.named_sublayers()
         if getattr(layer, "concat_after", True) is False
-        for child, _ in layer.named_children()
-        if child.startswith("concat_linear")
+        for child, inner in layer.named_children()
+        if child.startswith("concat_linear") and inner.parameters()
     ]
     if is_squeezeformer(encoder):
         return (*names, *_unused_in_squeezeformer(encoder))

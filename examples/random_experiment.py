@@ -38,6 +38,7 @@ def write_experiment(
     norm: str = "batch_norm",
     dropout: float = 0.1,
     encoder: str = "conformer",
+    decoder: str = "transformer",
     network_cmvn: bool = False,
     encoder_conf: dict[str, object] | None = None,
     seed: int = 0,
@@ -46,6 +47,7 @@ def write_experiment(
 
     Args:
         symbols: output symbols without blank, unk and eos; None makes `vocabulary` of them.
+        decoder: ``transformer``, or ``bitransformer`` as U2++ has it.
         norm: of the convolution module, ``batch_norm`` or ``layer_norm``.
         encoder: ``conformer``, ``transformer`` or ``squeezeformer``.
         network_cmvn: normalise inside the network (``cmvn_file``), not in the front end.
@@ -100,7 +102,7 @@ def write_experiment(
     settings = {
         "encoder": encoder,
         "encoder_conf": {**encoders[encoder], **(encoder_conf or {})},
-        "decoder": "transformer",
+        "decoder": decoder,
         "decoder_conf": {**attention, "num_blocks": decoder_blocks},
         "model_conf": {"ctc_weight": 0.3, "lsm_weight": 0.1, "length_normalized_loss": False},
         "vocab_filepath": "data/vocab.txt",
@@ -108,6 +110,9 @@ def write_experiment(
     }
     if network_cmvn:
         settings |= {"cmvn_file": "data/mean_std.json", "cmvn_file_type": "json"}
+    if decoder == "bitransformer":
+        settings["decoder_conf"]["r_num_blocks"] = decoder_blocks
+        settings["model_conf"]["reverse_weight"] = 0.3
     _write_yaml(folder / "conf/conformer.yaml", settings)
     write_weights(folder / "checkpoints/best.pdparams", {"none": np.zeros(1)})
     _write_random_weights(folder, seed)

@@ -97,6 +97,7 @@ class ExportedDecoder(nn.Layer):
         frequencies = paddle.to_tensor(steps)
         frequencies.name = "position_frequencies"
         self.register_buffer("frequencies", frequencies)
+        self.scale = float(self.left.embed[1].xscale)  # not while tracing: a tensor in PaddleSpeech
 
     def forward(self, hidden: Any, tokens: Any, reversed_tokens: Any = None) -> Any:
         """Log-probabilities of the token behind each token.
@@ -113,6 +114,8 @@ class ExportedDecoder(nn.Layer):
             return left
         return left, self._read(self.right, hidden, reversed_tokens)
 
+    # Without control flow on tensors there is nothing for Paddle to rewrite, which takes long.
+    @paddle.jit.not_to_static
     def _read(self, decoder: Any, hidden: Any, tokens: Any) -> Any:
         """TransformerDecoder.forward without dropout."""
         length = paddle.shape(tokens)[1]
@@ -122,7 +125,7 @@ class ExportedDecoder(nn.Layer):
         # A token sees itself and what is before it.
         visible = (position.unsqueeze(0) <= position.unsqueeze(1)).astype("float32")
         bias = ((visible - 1.0) * _MASKED).unsqueeze(0).unsqueeze(0)
-        h = decoder.embed[0](tokens) * float(decoder.embed[1].xscale) + table.unsqueeze(0)
+        h = decoder.embed[0](tokens) * self.scale + table.unsqueeze(0)
         for layer in decoder.decoders:
             h = _block(layer, h, hidden, bias)
         if decoder.normalize_before:

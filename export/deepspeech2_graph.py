@@ -43,9 +43,7 @@ def export_deepspeech2(network: Any, *, opset: int, n_mels: int) -> onnx.ModelPr
         ExportFailed: see `export_graph` and `complete_recurrent`.
     """
     vocabulary = head_of(network).weight.shape[1]
-    interface = replace(
-        utterance_interface(n_mels=n_mels, vocabulary=vocabulary), weights=_WEIGHTS
-    )
+    interface = replace(utterance_interface(n_mels=n_mels, vocabulary=vocabulary), weights=_WEIGHTS)
     model = export_graph(_Utterances(network), network, interface, opset=opset)
     return complete_recurrent(model, network, lengths=interface.outputs[1].name)
 

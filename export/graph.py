@@ -55,6 +55,12 @@ class ExportedEncoder(nn.Layer):
         Returns:
             log_probs float32 (batch, frames', vocabulary) and its valid lengths int64 (batch,).
         """
+        return self._traced(x, x_lens)
+
+    # Paddle would rewrite the source of every function below, for the sake of control flow that
+    # depends on tensors; there is none, and rewriting takes longer than all the rest.
+    @paddle.jit.not_to_static
+    def _traced(self, x: Any, x_lens: Any) -> tuple[Any, ...]:
         encoder = self.encoder
         h, lengths = self.front(x), self.front.lengths(x_lens)
         frames = paddle.shape(h)[1]

@@ -101,7 +101,7 @@ def measure_integer_share(
     Raises:
         ExportFailed: ONNX Runtime cannot run it, or runs a kernel whose work is not known here.
     """
-    loaded = onnx.load(model)
+    loaded = onnx.load(model, load_external_data=False)
     if feed is None:
         feed = _random_utterance(loaded, frames)
     frames = next(iter(feed.values())).shape[1]
@@ -160,7 +160,7 @@ def _profile(
         raise ExportFailed(f"{model}: ONNX Runtime cannot run it, {error}") from error
     events = json.loads(Path(session.end_profiling()).read_text())
     kernels = [e for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
-    return kernels, onnx.load(folder / "optimized.onnx")
+    return kernels, onnx.load(folder / "optimized.onnx", load_external_data=False)
 
 
 def _count(

@@ -11,7 +11,6 @@ that ``opt`` chooses integer kernels. What differs from the ONNX form of the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -52,14 +51,11 @@ def quantize_program(program: Program, ranges: Ranges, target: str) -> tuple[str
     unused = sorted(known.keys() - {program.names.get(item.weight, "") for item in ops})
     if unused:
         raise ExportFailed(f"ranges without a layer in the program: {', '.join(unused[:5])}")
-    chosen: Callable[[WeightedOp], bool] = lambda item: True  # noqa: E731
-    if target == "x86":
-        behind = _followers(program)
-        chosen = lambda item: right_on_x86(program, item, behind)  # noqa: E731
+    behind = _followers(program)
     rewriter = _Rewriter(program, ranges, min(LEVELS[target], ranges.weight_top))
     for item in ops:
         found = known.get(program.names.get(item.weight, ""))
-        if found is not None and chosen(item):
+        if found is not None and (target != "x86" or right_on_x86(program, item, behind)):
             rewriter.quantize(item, found)
     rewriter.finish()
     return tuple(rewriter.quantized)
@@ -114,7 +110,7 @@ class _Rewriter:
         codes = np.clip(np.rint(values / step.reshape(shape)), -self.levels, self.levels)
         program.replace(weight, codes.astype(np.int8))
         # The kernel divides a scale by 127, however many levels the weights use.
-        scale = (step * np.float32(127)).astype(np.float32)
+        scale = absmax * np.float32(127 / self.levels)
         ops = self._weight(weight, scale, item.axis)
         threshold = np.float32(self.ranges.activations[found.input].absmax)
         ops += self._activation(item.input, weight, threshold)
@@ -154,7 +150,11 @@ class _Rewriter:
 
 def _operator(kind: str, tensor: str, grid: str, output: str, axis: int) -> Any:
     op = proto.OpDesc(type=kind)
-    for parameter, name in (("X", tensor), ("Scale", f"{grid}_scale"), ("ZeroPoint", f"{grid}_zero")):
+    for parameter, name in (
+        ("X", tensor),
+        ("Scale", f"{grid}_scale"),
+        ("ZeroPoint", f"{grid}_zero"),
+    ):
         op.inputs.add(parameter=parameter, arguments=[name])
     op.outputs.add(parameter="Y", arguments=[output])
     op.attrs.add(name="is_test", type=_BOOLEAN, b=True)

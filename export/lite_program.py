@@ -63,9 +63,7 @@ class Program:
         names: variable -> parameter of the checkpoint, where it is one, in whatever shape.
     """
 
-    def __init__(
-        self, desc: Any, parameters: dict[str, np.ndarray], names: dict[str, str]
-    ) -> None:
+    def __init__(self, desc: Any, parameters: dict[str, np.ndarray], names: dict[str, str]) -> None:
         self.desc, self.parameters, self.names = desc, parameters, names
         self.block = desc.blocks[0]
         self._variables = {item.name: item for item in self.block.vars}

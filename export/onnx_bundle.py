@@ -8,7 +8,13 @@ from typing import Any
 
 import onnx
 
-from asrcompress.bundle_manifest import BundleManifest, Source, StreamingModel, TensorSpec
+from asrcompress.bundle_manifest import (
+    BundleManifest,
+    DecoderModel,
+    Source,
+    StreamingModel,
+    TensorSpec,
+)
 from asrcompress.checkpoint import Checkpoint
 from asrcompress.errors import ExportFailed
 from asrcompress.u2_settings import min_frames
@@ -54,6 +60,7 @@ def describe(
     integer_share: float | None,
     quality: dict[str, Any] | None,
     streaming: StreamingModel | None = None,
+    decoder: DecoderModel | None = None,
 ) -> BundleManifest:
     """Manifest for `model`, its files still to be listed by ``write_bundle``.
 
@@ -64,6 +71,7 @@ def describe(
         max_frames: most feature frames that the graph accepts.
         quality: CER and verdict, or None where nothing was measured.
         streaming: of the graph for streams, where one is shipped too.
+        decoder: of the attention decoder, likewise.
     """
     graph = onnx.load(model, load_external_data=False)
     inputs, outputs = tensor_specs(graph)
@@ -80,6 +88,7 @@ def describe(
         min_frames=min_frames(checkpoint.network),
         max_frames=max_frames,
         streaming=streaming,
+        decoder=decoder,
         opset=next(item.version for item in graph.opset_import if item.domain in ("", "ai.onnx")),
         source=Source(checkpoint_name=checkpoint.name, checkpoint_sha256=checkpoint.sha256),
         tools=tool_versions(),

@@ -95,12 +95,20 @@ def compare_forms(
     Raises:
         ParityFailed: two forms give different numbers of frames.
     """
-    forms = list(log_probs)
-    steps = tuple(_step(a, b, log_probs, texts) for a, b in itertools.pairwise(forms))
     table = {
-        utt: {form: texts[form][index] for form in forms} for index, utt in enumerate(utterances)
+        utt: {form: texts[form][index] for form in log_probs}
+        for index, utt in enumerate(utterances)
     }
+    steps = compare_steps(log_probs, texts)
     return ParityReport(features=features, steps=steps, texts=table)
+
+
+def compare_steps(
+    log_probs: Mapping[str, Sequence[np.ndarray]], texts: Mapping[str, Sequence[str]]
+) -> tuple[StepParity, ...]:
+    """Parity of neighbouring forms; arguments as for `compare_forms`."""
+    pairs = itertools.pairwise(log_probs)
+    return tuple(_step(first, second, log_probs, texts) for first, second in pairs)
 
 
 def compare_features(
@@ -134,7 +142,12 @@ def check_parity(report: ParityReport) -> None:
             f"PaddleSpeech's, expected at most {FEATURE_TOLERANCE:g}",
             hint="conf/preprocess.yaml asks for something that the runtime does differently",
         )
-    for step in report.steps:
+    check_steps(report.steps)
+
+
+def check_steps(steps: Sequence[StepParity]) -> None:
+    """As `check_parity`, of the steps alone."""
+    for step in steps:
         floats = {step.first, step.second} == {"paddle_fp32", "onnx_fp32"}
         if floats and (step.largest > FLOAT_TOLERANCE or step.same_texts < step.utterances):
             raise ParityFailed(

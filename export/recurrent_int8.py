@@ -184,9 +184,7 @@ class _IntegerGru:
         stored = _store_weight(
             self._graph, f"{self._name}.weight_hh{suffix}", codes, scales[direction]
         )
-        bias = self._constant(
-            f"bias_hh{suffix}", self._weights.bias[direction, 3 * self._hidden :]
-        )
+        bias = self._constant(f"bias_hh{suffix}", self._weights.bias[direction, 3 * self._hidden :])
         cut = self._constant("cut_step", np.array([2 * self._hidden, self._hidden]))
         body = _gru_step([*stored, bias], cut, name=f"{self._name}{suffix}", hidden=self._hidden)
         final, y = f"{self._name}/final{suffix}", f"{self._name}/y{suffix}"
@@ -258,9 +256,7 @@ def _gru_step(weights: list[str], cut: str, *, name: str, hidden: int) -> onnx.G
 
 def _product(inputs: list[str], output: str) -> Any:
     """Quantize the first input as it comes, multiply integers, scale, add the bias: one kernel."""
-    return helper.make_node(
-        "DynamicQuantizeMatMul", inputs, [output], name=output, domain=_CONTRIB
-    )
+    return helper.make_node("DynamicQuantizeMatMul", inputs, [output], name=output, domain=_CONTRIB)
 
 
 def _store_weight(graph: Any, name: str, codes: np.ndarray, scales: np.ndarray) -> list[str]:

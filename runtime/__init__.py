@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asrcompress.runtime.language_model import LanguageModel
 from asrcompress.runtime.transcriber import Transcriber, Transcript
 
-__all__ = ["Transcriber", "Transcript"]
+__all__ = ["LanguageModel", "Transcriber", "Transcript"]

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
+from asrcompress.attention_decoder import EncodedUtterance
 from asrcompress.bundle_manifest import StreamingModel
 from asrcompress.errors import BadAudio, BadBundle
 from asrcompress.runtime.graph import OnnxGraph
@@ -130,7 +131,10 @@ class RecurrentChunkModel(_StatefulGraph):
         return Step(log_probs=log_probs, hidden=hidden, state=following)
 
 
-_MODELS = {"u2": U2ChunkModel, "deepspeech2": RecurrentChunkModel}
+_MODELS: dict[str, type[U2ChunkModel] | type[RecurrentChunkModel]] = {
+    "u2": U2ChunkModel,
+    "deepspeech2": RecurrentChunkModel,
+}
 
 
 def open_chunk_model(
@@ -214,6 +218,10 @@ class ChunkedAcousticModel:
             BadAudio: a recording that is too short for one output frame, or too long.
         """
         return [self._one(features) for features in batch]
+
+    def encode(self, batch: Sequence[np.ndarray]) -> list[EncodedUtterance]:
+        """As `log_probs`; a stream's hidden states are not kept."""
+        return [EncodedUtterance(log_probs=item) for item in self.log_probs(batch)]
 
     def _one(self, features: np.ndarray) -> np.ndarray:
         walk, found = ChunkWalk(self._model), []

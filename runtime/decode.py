@@ -93,9 +93,7 @@ def prefix_beam(
     Returns:
         at most `beam` hypotheses, the best first; equal scores in order of tokens.
     """
-    search = PrefixBeam(
-        beam, blank, vocab_size=log_probs.shape[1], top_k=top_k, scorers=scorers
-    )
+    search = PrefixBeam(beam, blank, vocab_size=log_probs.shape[1], top_k=top_k, scorers=scorers)
     search.accept(log_probs)
     return search.hypotheses()
 
@@ -274,9 +272,7 @@ class _Search:
         best = best[every[best] > _IMPOSSIBLE]
         old, new = best[best < len(nodes)], best[best >= len(nodes)] - len(nodes)
         row, column = np.divmod(new, len(tokens))
-        children = [
-            tree.child(nodes[r], int(t)) for r, t in zip(row, tokens[column], strict=True)
-        ]
+        children = [tree.child(nodes[r], int(t)) for r, t in zip(row, tokens[column], strict=True)]
         self.nodes = np.array([*self.nodes[old], *children], int)
         silent = np.full(len(new), _IMPOSSIBLE)
         self.with_blank = np.concatenate([with_blank[old], silent])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from asrcompress.attention_decoder import AttentionDecoder, EncodedUtterance
+from asrcompress.bundle import Bundle, DecoderModel
 from asrcompress.errors import BadRecipe
-from asrcompress.recipe import Decoding
+from asrcompress.recipe import Decoding, check_settings
 from asrcompress.runtime.decode import (
     Hypothesis,
     PrefixScorer,
@@ -14,7 +15,11 @@ from asrcompress.runtime.decode import (
     greedy_score,
     prefix_beam,
 )
+from asrcompress.runtime.hotwords import Hotwords
+from asrcompress.runtime.language_model import LanguageModel
+from asrcompress.runtime.onnx_decoder import OnnxAttentionDecoder
 from asrcompress.runtime.rescoring import attention_beam, rescore
+from asrcompress.tokens import Vocabulary
 
 
 class Decoder:
@@ -89,3 +94,80 @@ class Decoder:
             ctc_weight=settings.ctc_weight,
             reverse_weight=settings.reverse_weight,
         )
+
+
+def choose_decoding(
+    shipped: DecoderModel | None,
+    *,
+    method: str | None = None,
+    beam: int | None = None,
+    ctc_weight: float | None = None,
+    reverse_weight: float | None = None,
+    searching: bool = False,
+) -> Decoding:
+    """Settings with every gap filled: by what the bundle was judged with, else by the defaults.
+
+    Args:
+        shipped: the bundle's attention decoder.
+        method: None is greedy, or prefix_beam where there is something to search for.
+        searching: there are hotwords or a language model.
+    Raises:
+        BadRecipe: a value out of range.
+    """
+    if method is None:
+        method = "prefix_beam" if searching or (beam or 1) > 1 else "greedy"
+    judged = Decoding()
+    if shipped is not None:
+        judged = Decoding(
+            method=shipped.method,
+            beam=shipped.beam,
+            ctc_weight=shipped.ctc_weight,
+            reverse_weight=shipped.reverse_weight,
+        )
+    return check_settings(
+        "decoding",
+        Decoding(
+            method=method,
+            beam=judged.beam if beam is None else beam,
+            ctc_weight=judged.ctc_weight if ctc_weight is None else ctc_weight,
+            reverse_weight=judged.reverse_weight if reverse_weight is None else reverse_weight,
+        ),
+    )
+
+
+def open_decoder(
+    bundle: Bundle,
+    settings: Decoding,
+    *,
+    scorers: Sequence[PrefixScorer] = (),
+    threads: int = 1,
+) -> Decoder:
+    """A decoder for a bundle; its attention decoder is loaded where the method needs it.
+
+    Raises:
+        BadBundle: the graph cannot be loaded, or is not what the manifest says.
+        BadRecipe: the bundle cannot do what is asked.
+    """
+    shipped, attention = bundle.manifest.decoder, None
+    if settings.uses_decoder and shipped is not None:
+        path = bundle.path / shipped.model
+        attention = OnnxAttentionDecoder(path, shipped, threads=threads)
+    return Decoder(settings, blank=bundle.manifest.blank_id, attention=attention, scorers=scorers)
+
+
+def open_scorers(
+    vocabulary: Vocabulary,
+    hotwords: Mapping[str, float] | None,
+    language_model: LanguageModel | None,
+) -> list[PrefixScorer]:
+    """What is asked for, ready for a network with these outputs.
+
+    Raises:
+        BadRecipe, BadLanguageModel: see `Hotwords` and `LanguageModel`.
+    """
+    scorers: list[PrefixScorer] = []
+    if hotwords:
+        scorers.append(Hotwords(hotwords, vocabulary))
+    if language_model is not None:
+        scorers.append(language_model.fuse(vocabulary))
+    return scorers

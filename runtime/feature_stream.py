@@ -1,4 +1,4 @@
-"""Features of a recording that arrives in pieces: the same frames as of the whole, bit for bit."""
+"""Features of a recording that arrives in pieces: the same frames as of the whole."""
 
 from __future__ import annotations
 

@@ -73,9 +73,7 @@ class OnnxGraph:
         outputs: list[np.ndarray] = self._mapped(lambda: self._session.run(None, dict(feed)))
         return outputs
 
-    def check_against(
-        self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
-    ) -> None:
+    def check_against(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
         """Refuse a graph that is not what its manifest says.
 
         Raises:

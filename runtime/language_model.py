@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from asrcompress.errors import BadLanguageModel, MissingExtra
+from asrcompress.errors import BadLanguageModel, BadRecipe, MissingExtra
 from asrcompress.files import reading
 from asrcompress.tokens import Vocabulary
 
@@ -152,9 +152,7 @@ class LanguageModelFusion:
         self._model, self._weight, self._bonus, self._unit = model, weight, bonus, unit
         self._symbols = vocabulary.symbols
         self._spellings = [vocabulary.spelling(id_) for id_ in range(len(vocabulary))]
-        said = [
-            symbol for symbol, text in zip(self._symbols, self._spellings, strict=True) if text
-        ]
+        said = [symbol for symbol, text in zip(self._symbols, self._spellings, strict=True) if text]
         known = sum(model.knows(symbol) for symbol in said)
         if unit == "token" and known < _MIN_KNOWN * len(said):
             raise BadLanguageModel(
@@ -194,6 +192,48 @@ class LanguageModelFusion:
     def _say(self, state: Any, word: str) -> tuple[_Text, float]:
         following, log_prob = self._model.score(state, word)
         return _Text(following), self._weight * log_prob + self._bonus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageModel:
+    """A model to fuse into the search, and how strongly.
+
+    Attributes:
+        path: ARPA text, plain or ``.gz``, or KenLM's binary format.
+        weight: of its natural log-probability.
+        bonus: for each unit of the text.
+        unit: of the model: ``token`` (what the network writes; characters of Mandarin) or ``word``.
+    Raises:
+        BadRecipe: a value that makes no sense.
+    """
+
+    path: Path
+    weight: float = 0.5
+    bonus: float = 0.0
+    unit: str = "token"
+
+    def __post_init__(self) -> None:
+        if self.unit not in UNITS:
+            raise BadRecipe(f"lm_unit: got {self.unit!r}, expected one of {', '.join(UNITS)}")
+        if not (math.isfinite(self.weight) and self.weight >= 0 and math.isfinite(self.bonus)):
+            raise BadRecipe(
+                f"language model: got weight {self.weight} and bonus {self.bonus}, "
+                "expected finite numbers and a weight of at least 0"
+            )
+
+    def fuse(self, vocabulary: Vocabulary) -> LanguageModelFusion:
+        """Read the model, for a network with these outputs.
+
+        Raises:
+            BadLanguageModel, MissingExtra: see `read_language_model` and `LanguageModelFusion`.
+        """
+        return LanguageModelFusion(
+            read_language_model(Path(self.path)),
+            vocabulary,
+            weight=self.weight,
+            bonus=self.bonus,
+            unit=self.unit,
+        )
 
 
 def read_language_model(path: Path) -> NgramModel:
@@ -236,7 +276,7 @@ def parse_arpa(text: str, *, source: str) -> ArpaModel:
             if line != f"\\{order}-grams:" or order > len(declared):
                 raise _wrong(source, number, line, "the n-grams of the next order, or \\end\\")
         elif order == 0:
-            name, equals, count = line.partition("=")
+            name, _, count = line.partition("=")
             if name.strip() != f"ngram {len(declared) + 1}" or not count.strip().isdecimal():
                 raise _wrong(source, number, line, f"ngram {len(declared) + 1}=COUNT")
             declared.append(int(count))

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from asrcompress.attention_decoder import EncodedUtterance
 from asrcompress.bundle_manifest import BundleManifest, TensorSpec
 from asrcompress.errors import BadBundle, SidecarFailed
 from asrcompress.lite_environment import Sidecar, sidecar_python
@@ -69,6 +70,10 @@ class BucketedModel:
         if any(np.isnan(result).any() for result in results):
             raise BadBundle(f"{self._lite.files[0]}: gave NaN, expected log-probabilities")
         return results
+
+    def encode(self, batch: Sequence[np.ndarray]) -> list[EncodedUtterance]:
+        """As `log_probs`; there are no hidden states."""
+        return [EncodedUtterance(log_probs=item) for item in self.log_probs(batch)]
 
     def _outputs(self, frames: int) -> int:
         """Output frames of `frames` feature frames."""
@@ -166,9 +171,7 @@ class LiteAcousticModel(BucketedModel):
         if process := getattr(self, "_process", None):
             process.close()
 
-    def _in_process(
-        self, bucket: LiteBucket, feeds: Mapping[str, np.ndarray]
-    ) -> list[np.ndarray]:
+    def _in_process(self, bucket: LiteBucket, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         try:
             return self._process.run(bucket.file, feeds)
         except SidecarFailed as error:

@@ -35,15 +35,13 @@ class OnnxAcousticModel:
         Raises:
             BadBundle: not a graph, not loadable, or with other inputs and outputs.
         """
-        self._path, self._graph = path, OnnxGraph(
-            path, threads=threads, spin=spin, exact_sums=exact_sums
-        )
+        self._path = path
+        self._graph = OnnxGraph(path, threads=threads, spin=spin, exact_sums=exact_sums)
         self.inputs, self.outputs = self._graph.inputs, self._graph.outputs
         for side, tensors in (("inputs", self.inputs), ("outputs", self.outputs[:2])):
             if [(t.dtype, len(t.dims)) for t in tensors] != _PAIR:
                 raise BadBundle(
-                    f"{path}: {side} are {shown(tensors)}, expected float32 (N, T, C) "
-                    "and int64 (N)"
+                    f"{path}: {side} are {shown(tensors)}, expected float32 (N, T, C) and int64 (N)"
                 )
         others = self.outputs[2:]
         if len(others) > 1 or any((t.dtype, len(t.dims)) != _PAIR[0] for t in others):
@@ -101,7 +99,8 @@ class OnnxAcousticModel:
         padded = np.zeros((len(batch), int(lengths.max()), batch[0].shape[1]), np.float32)
         for row, features in zip(padded, batch, strict=True):
             row[: len(features)] = features
-        feed = {self.inputs[0].name: padded, self.inputs[1].name: lengths}
+        feed: dict[str, np.ndarray] = {self.inputs[0].name: padded}
+        feed[self.inputs[1].name] = lengths
         log_probs, kept, *others = self._graph.run(feed)
         if log_probs.ndim != 3 or kept.shape != (len(batch),) or len(log_probs) != len(batch):
             raise BadBundle(f"{self._path}: gave shapes {log_probs.shape} and {kept.shape}")

@@ -85,6 +85,7 @@ class Stream:
     ) -> None:
         self._features, self._walk = FeatureStream(fbank), ChunkWalk(model)
         self._vocabulary = vocabulary
+        self._shown: tuple[str, ...] = ()  # tokens of the last partial that was given
         self._new_search = search or search_factory(vocabulary)
         self._endpoint = endpoint or Endpoint()
         self._frame_s = fbank.spec.frame_shift_ms / 1000
@@ -133,16 +134,15 @@ class Stream:
                 yield now
 
     def _begin(self) -> None:
-        """Forget the utterance. Features that were not decoded yet belong to the next one."""
-        self._walk.restart()
         self._search = self._new_search()
         self._began_at = self._walk.position
         self._silence_s = 0.0
-        self._shown: tuple[str, ...] = ()
+        self._shown = ()
 
     def _close(self) -> Iterator[Partial]:
         """End the utterance; one in which nothing was said is not worth a word."""
         last = self._partial(is_final=True)
+        self._walk.restart()  # features that were not decoded yet belong to the next utterance
         self._begin()
         if last.tokens:
             yield last

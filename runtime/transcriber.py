@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from asrcompress.attention_decoder import EncodedUtterance
 from asrcompress.audio import SAMPLE_RATE_HZ, check_samples, read_audio
 from asrcompress.bundle import Bundle, read_bundle
 from asrcompress.errors import BadAudio, BadBundle, BadRecipe
 from asrcompress.golden import SelfTest, judge_case, read_references
 from asrcompress.runtime.alignment import forced_alignment
 from asrcompress.runtime.chunk_model import ChunkModel, open_chunk_model
-from asrcompress.runtime.decode import greedy, greedy_score, prefix_beam
+from asrcompress.runtime.decode import greedy
+from asrcompress.runtime.decoder import choose_decoding, open_decoder, open_scorers
 from asrcompress.runtime.endpoint import Endpoint
 from asrcompress.runtime.features import Fbank
+from asrcompress.runtime.language_model import LanguageModel
 from asrcompress.runtime.session import OnnxAcousticModel
 from asrcompress.runtime.streaming import Partial, Stream, search_factory
 from asrcompress.runtime.timestamps import Timestamp, time_tokens, time_words
 from asrcompress.targets import needs_exact_sums
+
+if TYPE_CHECKING:
+    from asrcompress.runtime.lite import LiteAcousticModel
 
 Audio = Path | str | np.ndarray
 """A file, or samples: float32 in [-1, 1) or int16, shape (n_samples,), 16 kHz."""
@@ -41,7 +48,8 @@ class Transcript:
         tokens: the symbols behind the text, in PaddleSpeech's spelling; never a blank.
         duration_s: of the audio.
         score: natural log of a probability: of the best alignment (greedy), or of the tokens over
-            all alignments that were kept (beam search).
+            all alignments that were kept (beam search); with an attention decoder, a language
+            model or hotwords, their sum as docs/decoding.md has it.
         timestamps, words: when each of `tokens`, and each word, was said; empty unless asked for.
     """
 
@@ -72,25 +80,37 @@ class Transcriber:
         bundle_dir: Path | str,
         *,
         threads: int = 1,
-        beam: int = 1,
+        beam: int | None = None,
         batch_size: int = 8,
         timestamps: bool = False,
         public_key: Path | str | None = None,
+        method: str | None = None,
+        ctc_weight: float | None = None,
+        reverse_weight: float | None = None,
+        hotwords: Mapping[str, float] | None = None,
+        language_model: LanguageModel | None = None,
     ) -> None:
         """Check every hash of the bundle, and load it.
 
         Args:
             threads: for the network; features and decoding use one.
-            beam: prefixes of the beam search; 1 decodes greedily.
+            beam: hypotheses of a search, 10 where it is None; without `method`, a search is by
+                prefix_beam, and there is none where beam is 1 or None.
             batch_size: most recordings to run through the network together.
             timestamps: find out when each token was said.
             public_key: insist on a bundle that is signed by this Ed25519 key, a PEM file.
+            method: greedy, prefix_beam, rescoring or attention.
+            ctc_weight, reverse_weight: of rescoring; as the bundle was judged where None.
+            hotwords: phrase -> how much its log-probability is raised; searches by prefix_beam
+                where no method is given.
+            language_model: fused into the search, likewise.
         Raises:
             BadBundle: damaged, tampered with, or not loadable.
             BadSignature, MissingExtra: see `asrcompress.bundle.read_bundle`.
-            BadRecipe: a setting below 1.
+            BadRecipe: a setting out of range, or what this bundle or method cannot do.
+            BadLanguageModel: not readable, or of other units than the network's.
         """
-        for name, value in (("threads", threads), ("beam", beam), ("batch_size", batch_size)):
+        for name, value in (("threads", threads), ("batch_size", batch_size)):
             if value < 1:
                 raise BadRecipe(f"{name}: out of range, got {value}, expected 1 or more")
         self.bundle: Bundle = read_bundle(
@@ -103,11 +123,23 @@ class Transcriber:
                 f"expected {SAMPLE_RATE_HZ} Hz"
             )
         self._fbank = Fbank(manifest.features)
-        self._model = OnnxAcousticModel(
-            self.bundle.model_path, threads=threads, exact_sums=needs_exact_sums(manifest.target)
+        self._model = _open_model(self.bundle, threads=threads)
+        self._decoder = open_decoder(
+            self.bundle,
+            choose_decoding(
+                manifest.decoder,
+                method=method,
+                beam=beam,
+                ctc_weight=ctc_weight,
+                reverse_weight=reverse_weight,
+                searching=bool(hotwords) or language_model is not None,
+            ),
+            scorers=open_scorers(self.bundle.tokens, hotwords, language_model),
+            threads=threads,
         )
-        self._model.check_against(manifest)
-        self._beam, self._threads = beam, threads
+        settings = self._decoder.settings
+        self._beam = 1 if settings.method == "greedy" else settings.beam
+        self._threads = threads
         self._batch_size = batch_size
         self._chunks: ChunkModel | None = None  # loaded when the first stream is opened
         self._timestamps = timestamps
@@ -119,7 +151,7 @@ class Transcriber:
             BadAudio: not readable, or too short or too long for the network.
         """
         item = self._prepare(0, audio)
-        return self._decode(item, self._model.log_probs([item.features])[0])
+        return self._decode(item, self._model.encode([item.features])[0])
 
     def self_test(self) -> SelfTest | None:
         """Compare what this device computes with what was computed at export; takes seconds.
@@ -200,9 +232,9 @@ class Transcriber:
             items = [self._prepare(index, one) for index, one in enumerate(window)]
             done: dict[int, Transcript] = {}
             for batch in self._batches(items):
-                outputs = self._model.log_probs([item.features for item in batch])
-                for item, log_probs in zip(batch, outputs, strict=True):
-                    done[item.index] = self._decode(item, log_probs)
+                outputs = self._model.encode([item.features for item in batch])
+                for item, encoded in zip(batch, outputs, strict=True):
+                    done[item.index] = self._decode(item, encoded)
             yield from (done[index] for index in range(len(window)))
 
     def _prepare(self, index: int, audio: Audio) -> _Item:
@@ -239,21 +271,17 @@ class Transcriber:
         if batch:
             yield batch
 
-    def _decode(self, item: _Item, log_probs: np.ndarray) -> Transcript:
-        blank, tokens = self.bundle.manifest.blank_id, self.bundle.tokens
-        ids: Sequence[int]
-        if self._beam == 1:
-            ids, score = greedy(log_probs, blank), greedy_score(log_probs)
-        else:
-            best = prefix_beam(log_probs, self._beam, blank)[0]
-            ids, score = best.tokens, best.score
+    def _decode(self, item: _Item, encoded: EncodedUtterance) -> Transcript:
+        tokens, best = self.bundle.tokens, self._decoder.decode(encoded)
         transcript = Transcript(
-            text=tokens.ids_to_text(ids),
-            tokens=tuple(tokens.symbols[id_] for id_ in ids),
+            text=tokens.ids_to_text(best.tokens),
+            tokens=tuple(tokens.symbols[id_] for id_ in best.tokens),
             duration_s=item.duration_s,
-            score=score,
+            score=best.score,
         )
-        return self._timed(transcript, ids, log_probs) if self._timestamps else transcript
+        if not self._timestamps:
+            return transcript
+        return self._timed(transcript, best.tokens, encoded.log_probs)
 
     def _timed(
         self, transcript: Transcript, ids: Sequence[int], log_probs: np.ndarray
@@ -267,3 +295,17 @@ class Transcriber:
             timestamps=time_tokens(ids, spans, tokens, frame_s=frame_s),
             words=time_words(ids, spans, tokens, frame_s=frame_s),
         )
+
+
+def _open_model(bundle: Bundle, *, threads: int) -> OnnxAcousticModel | LiteAcousticModel:
+    """The network of a bundle, in whichever runtime it is for."""
+    manifest = bundle.manifest
+    if manifest.lite is not None:
+        from asrcompress.runtime.lite import LiteAcousticModel
+
+        return LiteAcousticModel(bundle.path, manifest, threads=threads)
+    model = OnnxAcousticModel(
+        bundle.model_path, threads=threads, exact_sums=needs_exact_sums(manifest.target)
+    )
+    model.check_against(manifest)
+    return model

@@ -98,6 +98,39 @@ def make_experiment(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
 
 
 @pytest.fixture(scope="session")
+def make_deepspeech2(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Factory of DeepSpeech2 experiments with random weights: ``make_deepspeech2(folder)``.
+
+    The keyword arguments are those of examples/random_deepspeech2.py. Each is built once a session.
+    """
+    path = repo / "examples" / "random_deepspeech2.py"
+    spec = importlib.util.spec_from_file_location("random_deepspeech2", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    built: dict[str, Path] = {}
+
+    def make(
+        folder: Path,
+        *,
+        layers: int = 2,
+        width: int = 32,
+        symbols: tuple[str, ...] = ("开", "关", "灯", "空", "调", "<space>"),
+        **others: Any,
+    ) -> Path:
+        pytest.importorskip("paddle", reason="needs the [compress] extra")
+        if not built:
+            spec.loader.exec_module(module)
+        options = {**others, "layers": layers, "width": width, "symbols": list(symbols)}
+        key = json.dumps(options, sort_keys=True)
+        if key not in built:
+            built[key] = module.write_experiment(tmp_path_factory.mktemp("deepspeech2"), **options)
+        shutil.copytree(built[key], folder, dirs_exist_ok=True)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def make_plain_experiment() -> Callable[..., Path]:
     """Factory of experiments that are read without Paddle: ``make_plain_experiment(folder)``.
 

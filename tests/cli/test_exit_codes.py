@@ -153,6 +153,23 @@ def test_json_is_one_object_on_stdout_and_nothing_on_stderr(
     assert result.stderr == ""
 
 
+def test_when_each_word_was_said(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bundle.parent)
+    plain = run("transcribe", "bundle", "a.wav", "--json").stdout
+    assert json.loads(plain)["transcripts"][0]["timestamps"] == []
+    result = run("transcribe", "bundle", "a.wav", "--timestamps", "--json")
+    found = json.loads(result.stdout)["transcripts"][0]
+    assert [item["text"] for item in found["timestamps"]] == found["tokens"]
+    assert "".join(word["text"] for word in found["words"]) == found["text"]
+    result = run("transcribe", "bundle", "a.wav", "--timestamps")
+    first, *words = result.stdout.splitlines()
+    assert first == f"a.wav\t{found['text']}"
+    assert words == [
+        f"\t{word['start_s']:.2f}\t{word['end_s']:.2f}\t{word['text']}" for word in found["words"]
+    ]
+    assert words
+
+
 def test_json_from_a_shell(bundle: Path) -> None:
     """A real process: nothing that a library prints gets between."""
     done = shell("evaluate", "bundle", "--manifest", "m.jsonl", "--json", cwd=bundle.parent)

@@ -44,10 +44,26 @@ class Workplace:
 @pytest.fixture(scope="session")
 def workplace(make_experiment: Any, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     """Experiment, 16 training and 40 gate utterances."""
-    root = tmp_path_factory.mktemp("workplace")
+    return _workplace(tmp_path_factory.mktemp("workplace"), make_experiment)
+
+
+@pytest.fixture(scope="session")
+def streaming_workplace(
+    make_experiment: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Workplace:
+    """The same with a causal network that was trained for chunks."""
+    return _workplace(
+        tmp_path_factory.mktemp("streaming"),
+        make_experiment,
+        encoder_conf={"causal": True, "use_dynamic_chunk": True},
+    )
+
+
+def _workplace(root: Path, make_experiment: Any, **options: Any) -> Workplace:
     make_experiment(
         root / "checkpoint", blocks=2, width=32, heads=4, feed_forward=64, decoder_blocks=1,
         kernel=7, symbols=list("开关灯空调音乐天气一二三四五六七八"), dropout=0.0, seed=5,
+        **options,
     )  # fmt: skip
     # Of one length: PaddleSpeech's losses depend a little on how a batch is padded, which would
     # hide what tests compare.

@@ -326,12 +326,16 @@ CASES: list[tuple[str, Callable[[Any], list[Any]], str]] = [
     ),
     (
         "an FFT shorter than the window",
-        lambda p: steps(p, {"type": "spectrogram", "n_fft": 320, "n_shift": 160, "win_length": 400}),
+        lambda p: steps(
+            p, {"type": "spectrogram", "n_fft": 320, "n_shift": 160, "win_length": 400}
+        ),
         "asr/conf/preprocess.yaml: features.n_fft: out of range, got 320, expected an even number from 400 to 65536",
     ),
     (
         "a window of another shape",
-        lambda p: steps(p, {"type": "spectrogram", "n_fft": 320, "n_shift": 160, "window": "bartlett"}),
+        lambda p: steps(
+            p, {"type": "spectrogram", "n_fft": 320, "n_shift": 160, "window": "bartlett"}
+        ),
         "asr/conf/preprocess.yaml: features.window: out of range, got 'bartlett', expected one of hann",
     ),
     (

@@ -42,26 +42,28 @@ KALDI = {"type": "fbank_kaldi", "fs": 16000, "n_shift": 160, "win_length": 400, 
 LIBROSA = {"type": "fbank", "fs": 16000, "n_shift": 160}
 OLD = {"preprocess_config": None, "mean_std_filepath": "data/stats.json", "stride_ms": 10.0}
 RECIPES = {
-    # examples/aishell/asr0 of 1.x; 5.3e-4, 8.6e-7
-    "kaldi, 161 bins": Recipe(161, 2e-3, 3e-6, step={**KALDI, "n_mels": 161}),
+    # examples/aishell/asr0 of 1.x; 1.9e-3, 1.5e-6
+    "kaldi, 161 bins": Recipe(161, 4e-3, 3e-6, step={**KALDI, "n_mels": 161}),
     # 0, 0: the same numbers
     "librosa, 80 bins": Recipe(
         80, 1e-6, 1e-7, step={**LIBROSA, "n_mels": 80, "n_fft": 1024, "win_length": 400}
     ),
     "librosa, 161 bins": Recipe(161, 1e-6, 1e-7, step={**LIBROSA, "n_mels": 161, "n_fft": 2048}),
+    # 5e-6, 5e-9
     "magnitudes": Recipe(
-        161, 2e-3, 1e-6, step={"type": "spectrogram", "n_fft": 320, "n_shift": 160}
+        161, 2e-5, 1e-7, step={"type": "spectrogram", "n_fft": 320, "n_shift": 160}
     ),
-    # examples/aishell/asr0 up to 0.2; 9.5e-7, 2e-7
+    # examples/aishell/asr0 up to 0.2; 0, 0
     "linear": Recipe(
-        161, 4e-6, 1e-6, settings={**OLD, "spectrum_type": "linear", "window_ms": 20.0}
+        161, 1e-6, 1e-7, settings={**OLD, "spectrum_type": "linear", "window_ms": 20.0}
     ),
     "linear, level as it is": Recipe(
         161,
-        4e-6,
         1e-6,
+        1e-7,
         settings={**OLD, "spectrum_type": "linear", "use_dB_normalization": False},
     ),
+    # 5.6e-4, 2.7e-6
     "levelled kaldi": Recipe(
         80,
         2e-3,
@@ -147,9 +149,7 @@ def test_synthetic_signals(make_plain_experiment: Make, tmp_path: Path, name: st
 @pytest.mark.paddle
 @pytest.mark.shared
 @pytest.mark.parametrize("name", RECIPES)
-def test_real_speech(
-    make_plain_experiment: Make, tmp_path: Path, shared: Path, name: str
-) -> None:
+def test_real_speech(make_plain_experiment: Make, tmp_path: Path, shared: Path, name: str) -> None:
     pytest.importorskip("paddlespeech")
     checkpoint = experiment(make_plain_experiment, tmp_path, RECIPES[name])
     found = gaps(checkpoint, real_speech(shared))
@@ -214,13 +214,13 @@ def test_a_stream_gives_what_the_whole_gives(spec: FeatureSpec, piece: int) -> N
     stream = FeatureStream(fbank)
     for _ in range(2):  # a stream can be used again
         parts = [
-            stream.accept(samples[start : start + piece])
-            for start in range(0, len(samples), piece)
+            stream.accept(samples[start : start + piece]) for start in range(0, len(samples), piece)
         ]
         late = stream.finish()
         frames = np.concatenate([*parts, late])
         assert frames.shape == (spec.n_frames(len(samples)), spec.width)
-        assert np.array_equal(frames, fbank(samples))
+        # numpy's float32 product of matrices depends on their shapes, in the last bit.
+        np.testing.assert_allclose(frames, fbank(samples), rtol=0, atol=1e-6)
         # What is left for the end: the frames that mirror it, and none where nothing is mirrored.
         waiting = -(-(spec.mirrored_samples + 1) // spec.shift_samples) if spec.is_centred else 0
         assert len(late) <= waiting + 1

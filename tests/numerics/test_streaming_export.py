@@ -76,7 +76,12 @@ def folded(checkpoint: Checkpoint) -> Any:
 def export(checkpoint: Checkpoint, settings: Streaming, path: Path) -> ChunkedAcousticModel:
     """The FP32 streaming graph of a checkpoint, driven by the runtime."""
     model, spec = export_streaming(
-        folded(checkpoint), settings, name=path.name, opset=17, max_frames=MAX_FRAMES, n_mels=80
+        folded(checkpoint),
+        settings,
+        name=path.name,
+        opset=17,
+        max_frames=MAX_FRAMES,
+        n_mels=checkpoint.features.width,
     )
     save_graph(model, path)
     return ChunkedAcousticModel(open_chunk_model(path, spec))
@@ -98,8 +103,9 @@ def gap(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a - b).max())
 
 
-@pytest.mark.parametrize("settings", [ALL, SOME])
-@pytest.mark.parametrize("norm", ["batch_norm", "layer_norm"])
+@pytest.mark.parametrize(
+    ("settings", "norm"), [(ALL, "batch_norm"), (SOME, "batch_norm"), (ALL, "layer_norm")]
+)
 def test_a_stream_equals_paddlespeechs_chunk_by_chunk_forward(
     make_streamable: Any,
     features: list[np.ndarray],
@@ -111,7 +117,7 @@ def test_a_stream_equals_paddlespeechs_chunk_by_chunk_forward(
     network = build_network(checkpoint)
     model = export(checkpoint, settings, tmp_path / "model.onnx")
     masked = PaddleAcousticModel(network, context=chunk_context(settings))
-    for item in features:
+    for item in features[::2]:
         streamed = model.log_probs([item])[0]
         assert gap(streamed, chunk_by_chunk(network, item, settings)) < 1e-4  # seen: 3e-6
         assert gap(streamed, masked.log_probs([item])[0]) < 1e-4
@@ -150,6 +156,36 @@ def test_a_static_chunk_size(
     model = export(checkpoint, ALL, tmp_path / "model.onnx")
     own = PaddleAcousticModel(build_network(checkpoint))  # its only context
     assert gap(model.log_probs(features[:1])[0], own.log_probs(features[:1])[0]) < 1e-4
+
+
+def test_a_transformer_encoder_streams_without_a_convolution_cache(
+    make_experiment: Any, features: list[np.ndarray], tmp_path: Path
+) -> None:
+    """Absolute positions are added to what a chunk brings, wherever it is in the stream."""
+    make_experiment(
+        tmp_path, blocks=2, width=32, heads=4, feed_forward=64, symbols=["一", "二"],
+        encoder="transformer", encoder_conf={"use_dynamic_chunk": True},
+    )  # fmt: skip
+    checkpoint = read_checkpoint(tmp_path)
+    check_streamable(checkpoint, ALL)
+    network = build_network(checkpoint)
+    for settings in (ALL, SOME):
+        model = export(checkpoint, settings, tmp_path / "model.onnx")
+        streamed = model.log_probs(features[-1:])[0]
+        assert gap(streamed, chunk_by_chunk(network, features[-1], settings)) < 1e-4
+
+
+@pytest.mark.parametrize("gru", [False, True])
+def test_an_online_deepspeech2_streams_as_it_hears_whole_utterances(
+    make_deepspeech2: Any, features: list[np.ndarray], tmp_path: Path, gru: bool
+) -> None:
+    checkpoint = read_checkpoint(make_deepspeech2(tmp_path, gru=gru, direction="forward"))
+    check_streamable(checkpoint, ALL)
+    model = export(checkpoint, ALL, tmp_path / "model.onnx")
+    own = PaddleAcousticModel(build_network(checkpoint))
+    for item in features[::2]:
+        item = np.resize(item, (len(item), checkpoint.features.width))
+        assert gap(model.log_probs([item])[0], own.log_probs([item])[0]) < 1e-4
 
 
 def test_hidden_states_come_with_the_scores(
@@ -274,8 +310,9 @@ def test_the_utterance_graph_of_a_causal_network(
 ) -> None:
     graph = export_utterances(folded(streamable), opset=17, max_frames=MAX_FRAMES, n_mels=80)
     save_graph(graph, tmp_path / "model.onnx")
-    model, own = OnnxAcousticModel(tmp_path / "model.onnx"), PaddleAcousticModel(
-        build_network(streamable)
+    model, own = (
+        OnnxAcousticModel(tmp_path / "model.onnx"),
+        PaddleAcousticModel(build_network(streamable)),
     )
     for item, batched in zip(features, model.log_probs(features), strict=True):
         assert gap(own.log_probs([item])[0], batched) < 1e-4
@@ -310,7 +347,9 @@ def test_a_bidirectional_deepspeech2_is_refused(streamable: Checkpoint) -> None:
     check_streamable(replace(both, network={"rnn_direction": "forward"}), ALL)
 
 
-def test_a_convolution_that_looks_ahead_has_no_streaming_graph(make_experiment: Any, tmp_path: Path) -> None:
+def test_a_convolution_that_looks_ahead_has_no_streaming_graph(
+    make_experiment: Any, tmp_path: Path
+) -> None:
     make_experiment(tmp_path)
     network = folded(read_checkpoint(tmp_path))
     with pytest.raises(ExportFailed, match=r"encoders\.0\.conv_module: looks ahead"):
@@ -321,7 +360,9 @@ def test_a_convolution_that_looks_ahead_has_no_streaming_graph(make_experiment: 
 
 
 @pytest.mark.slow
-def test_real_speech_streams_as_in_paddlespeech(shared: Path, streamable: Checkpoint, tmp_path: Path) -> None:
+def test_real_speech_streams_as_in_paddlespeech(
+    shared: Path, streamable: Checkpoint, tmp_path: Path
+) -> None:
     """Features of real recordings, through random weights: every frame agrees."""
     audio = sorted(path for path in (shared / "data").rglob("*.flac"))[:3]
     if not audio:
@@ -331,6 +372,6 @@ def test_real_speech_streams_as_in_paddlespeech(shared: Path, streamable: Checkp
     model = export(streamable, settings, tmp_path / "model.onnx")
     for path in audio:
         features = fbank(read_audio(path))[:1500]
-        assert gap(
-            model.log_probs([features])[0], chunk_by_chunk(network, features, settings)
-        ) < 1e-4
+        assert (
+            gap(model.log_probs([features])[0], chunk_by_chunk(network, features, settings)) < 1e-4
+        )

@@ -25,8 +25,12 @@ SIDEWAYS = {("compress", "calibration")}
 COMPOSERS = frozenset(
     {
         "__main__",
+        "decoder_stages",
         "evaluation",
         "golden_recording",
+        "lite_checks",
+        "lite_origin",
+        "lite_shipping",
         "measurement",
         "pipeline",
         "recognizer",

@@ -167,7 +167,7 @@ def test_files_and_make_targets_that_are_named_exist(name: str) -> None:
         if OUR_FILE.fullmatch(code):
             assert (REPO / code).is_file(), code
     shell = "\n".join([*snippets(name, "sh"), *inline_code(name)])
-    for target in re.findall(r"^make ([a-z-]+)", shell, re.MULTILINE):
+    for target in re.findall(r"^make ([a-z0-9-]+)", shell, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
 
 

@@ -15,8 +15,12 @@ from asrcompress.runtime.decode import prefix_beam
 from asrcompress.runtime.hotwords import Hotwords, parse_hotword, read_hotwords
 from asrcompress.tokens import Vocabulary
 
-CHARS = Vocabulary(symbols=("<blank>", "<unk>", "语", "音", "雨", "英", "a", "b", "<space>", "<eos>"))
-PIECES = Vocabulary(symbols=("<blank>", "<unk>", "▁par", "ty", "▁art", "▁", "a", "rt", "s", "<eos>"))
+CHARS = Vocabulary(
+    symbols=("<blank>", "<unk>", "语", "音", "雨", "英", "a", "b", "<space>", "<eos>")
+)
+PIECES = Vocabulary(
+    symbols=("<blank>", "<unk>", "▁par", "ty", "▁art", "▁", "a", "rt", "s", "<eos>")
+)
 
 
 def bonus_of(hotwords: Hotwords, tokens: list[int]) -> float:
@@ -128,7 +132,10 @@ def test_files_of_hotwords(tmp_path: Path) -> None:
     path.write_text("# of a shop\n语音:4.5\n\n英\n", encoding="utf-8")
     assert read_hotwords(path) == {"语音": 4.5, "英": 3.0}
     assert parse_hotword("12:30:2") == ("12:30", 2.0)
-    for content, message in (("语:x\n", "line 1: got"), ("语\n语:2\n", "line 2: '语' stands twice")):
+    for content, message in (
+        ("语:x\n", "line 1: got"),
+        ("语\n语:2\n", "line 2: '语' stands twice"),
+    ):
         path.write_text(content, encoding="utf-8")
         with pytest.raises(BadRecipe, match=message):
             read_hotwords(path)

@@ -103,7 +103,7 @@ def test_a_binary_without_kenlm_names_the_extra(tmp_path: Path) -> None:
     with pytest.raises(BadLanguageModel, match="cannot be read"):
         read_language_model(path)
     path.write_bytes(b"no model")
-    with pytest.raises((MissingExtra, BadLanguageModel), match="kenlm|KenLM") as caught:
+    with pytest.raises((MissingExtra, BadLanguageModel), match=r"kenlm|KenLM") as caught:
         read_language_model(path)
     if isinstance(caught.value, MissingExtra):
         assert "asrcompress[lm]" in caught.value.hint

@@ -22,7 +22,9 @@ def spans(count: int) -> list[Span]:
     return [Span(start=3 * i, stop=3 * i + 1) for i in range(count)]
 
 
-def words(symbols: tuple[str, ...], ids: list[int], **others: str) -> list[tuple[float, float, str]]:
+def words(
+    symbols: tuple[str, ...], ids: list[int], **others: str
+) -> list[tuple[float, float, str]]:
     vocabulary = Vocabulary(symbols=("<blank>", "<unk>", *symbols), **others)
     timed = time_words(ids, spans(len(ids)), vocabulary, frame_s=FRAME_S)
     return [(word.start_s, word.end_s, word.text) for word in timed]
@@ -78,6 +80,6 @@ def test_a_transcript(
     assert tuple(item.text for item in timed.timestamps) == timed.tokens
     edges = [edge for item in timed.timestamps for edge in (item.start_s, item.end_s)]
     assert edges == sorted(edges)
-    assert 0 <= edges[0] and edges[-1] <= timed.duration_s
+    assert edges[0] >= 0 and edges[-1] <= timed.duration_s
     joined = "".join(word.text for word in timed.words)
     assert joined == timed.text.replace(" ", "")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from asrcompress.attention_decoder import EncodedUtterance
 from asrcompress.bundle import Bundle, BundleManifest, TensorSpec
 from asrcompress.errors import BadAudio, BadBundle, BadRecipe
 from asrcompress.features import FeatureSpec
@@ -86,13 +87,13 @@ def test_batches_are_bounded_by_their_padded_size(
     monkeypatch.setattr(transcriber, "_MAX_BATCH_FRAMES", 200)
     ready = Transcriber(make_bundle().path)
     sizes: list[list[int]] = []
-    real = ready._model.log_probs
+    real = ready._model.encode
 
-    def spy(batch: list[np.ndarray]) -> list[np.ndarray]:
+    def spy(batch: list[np.ndarray]) -> list[EncodedUtterance]:
         sizes.append([len(features) for features in batch])
         return real(batch)
 
-    monkeypatch.setattr(ready._model, "log_probs", spy)
+    monkeypatch.setattr(ready._model, "encode", spy)
     ready.transcribe_batch([speech(s) for s in (0.5, 3.0, 0.52, 0.9, 0.51, 0.2)])
     assert sizes == [[298], [88, 50], [49, 48, 18]]
 

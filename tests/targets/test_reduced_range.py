@@ -1,0 +1,181 @@
+"""Weights of 7 bits: trained as they ship, and what they are for, on an emulated AVX2."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("paddle", reason="needs the [compress] extra")
+import onnx
+from onnx import numpy_helper
+
+from asrcompress.batch_norm import fold_batch_norm
+from asrcompress.checkpoint import Checkpoint, read_checkpoint
+from asrcompress.compress.quantized_network import QuantizedNetwork
+from asrcompress.errors import ExportFailed
+from asrcompress.export.families import export_utterances
+from asrcompress.export.int8 import quantize_graph
+from asrcompress.export.onnx_graph import save_graph
+from asrcompress.network import PaddleAcousticModel, build_network
+from asrcompress.recipe import Quantization
+from asrcompress.runtime.session import OnnxAcousticModel
+
+FRAMES = (61, 97, 140)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(
+    make_experiment: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Checkpoint:
+    folder = tmp_path_factory.mktemp("experiment")
+    make_experiment(
+        folder, blocks=2, width=32, heads=4, feed_forward=64, decoder_blocks=1, kernel=7,
+        symbols=tuple("开关灯空调音乐天气"), seed=3,
+    )  # fmt: skip
+    return read_checkpoint(folder)
+
+
+@pytest.fixture(scope="module")
+def features() -> list[np.ndarray]:
+    rng = np.random.default_rng(7)
+    return [3 * rng.standard_normal((frames, 80)).astype(np.float32) for frames in FRAMES]
+
+
+def quantized(checkpoint: Checkpoint, features: list[np.ndarray], top: int) -> QuantizedNetwork:
+    settings = Quantization(observer="min_max")
+    network = QuantizedNetwork(build_network(checkpoint), settings, weight_top=top)
+    PaddleAcousticModel(network.network).log_probs(features)
+    network.finish_calibration()
+    return network
+
+
+def graph_of(checkpoint: Checkpoint, network: QuantizedNetwork) -> onnx.ModelProto:
+    plain = build_network(checkpoint)
+    fold_batch_norm(plain)
+    graph = export_utterances(plain, opset=17, max_frames=1600, n_mels=80)
+    return quantize_graph(graph, network.ranges())
+
+
+def weights_of(graph: onnx.ModelProto) -> list[np.ndarray]:
+    return [
+        numpy_helper.to_array(item)
+        for item in graph.graph.initializer
+        if item.name.endswith("weight_quantized")
+    ]
+
+
+@pytest.fixture(scope="module")
+def models(
+    checkpoint: Checkpoint, features: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory
+) -> dict[int, Path]:
+    """INT8 graphs with weights up to 127 and up to 63."""
+    folder = tmp_path_factory.mktemp("models")
+    found = {}
+    for top in (127, 63):
+        found[top] = folder / f"{top}.onnx"
+        save_graph(graph_of(checkpoint, quantized(checkpoint, features, top)), found[top])
+    return found
+
+
+@pytest.mark.parametrize("top", [127, 63])
+def test_what_is_trained_is_what_is_stored(
+    checkpoint: Checkpoint, features: list[np.ndarray], models: dict[int, Path], top: int
+) -> None:
+    weights = weights_of(onnx.load(models[top]))
+    assert len(weights) > 20
+    assert all(item.dtype == np.int8 for item in weights)
+    assert {int(np.abs(item.astype(int)).max()) for item in weights} == {top}
+    trained = quantized(checkpoint, features, top)
+    expected = PaddleAcousticModel(trained.network).log_probs(features)
+    seen = [OnnxAcousticModel(models[top]).log_probs([item])[0] for item in features]
+    # Where no rounding flips, the two agree to float32; a grid of another size would move every
+    # value, by 0.05 on average here.
+    gaps = sorted(float(np.abs(a - b).mean()) for a, b in zip(expected, seen, strict=True))
+    assert gaps[0] < 2e-3, gaps
+    other = [OnnxAcousticModel(models[190 - top]).log_probs([item])[0] for item in features]
+    wrong = [float(np.abs(a - b).mean()) for a, b in zip(expected, other, strict=True)]
+    assert min(wrong) > 3 * gaps[0]
+
+
+def test_the_bias_of_a_convolution_follows_the_grid(
+    checkpoint: Checkpoint, features: list[np.ndarray]
+) -> None:
+    for top in (127, 63):
+        network = quantized(checkpoint, features, top)
+        layer = dict(network.network.named_sublayers())["encoder.embed.conv.2"]
+        step = layer.source_quanter.scale() * layer.weight_quanter.scale(layer.weight)
+        codes = (layer._rounded_bias() / step).numpy()
+        assert np.allclose(codes, np.round(codes), atol=1e-2)
+        absmax = layer.weight_quanter.absmax(layer.weight).numpy()
+        assert np.allclose(layer.weight_quanter.scale(layer.weight).numpy() * top, absmax)
+
+
+def test_a_weight_beyond_the_grid_is_not_exported(
+    checkpoint: Checkpoint, features: list[np.ndarray]
+) -> None:
+    network = quantized(checkpoint, features, 63)
+    item = next(i for i in network._layers if i.edges.name == "ctc.ctc_lo")
+    ranges = network.ranges()
+    weight = item.edges.layer.weight
+    weight.set_value(weight * 1.5)  # after its range was taken
+    plain = build_network(checkpoint)
+    plain.ctc.ctc_lo.weight.set_value(plain.ctc.ctc_lo.weight * 1.5)
+    fold_batch_norm(plain)
+    graph = export_utterances(plain, opset=17, max_frames=1600, n_mels=80)
+    with pytest.raises(ExportFailed, match=r"ctc_lo.weight: has the code 9[0-9], expected .* 63"):
+        quantize_graph(graph, ranges)
+
+
+SCRIPT = """
+import sys
+sys.path[:0] = {path!r}
+import numpy as np
+from pathlib import Path
+from asrcompress.runtime.session import OnnxAcousticModel
+features = np.load({features!r})
+for exact in (False, True):
+    for top in (127, 63):
+        model = OnnxAcousticModel(Path({folder!r}) / f"{{top}}.onnx", exact_sums=exact)
+        out = [model.log_probs([features[name]])[0] for name in features.files]
+        np.savez(Path({folder!r}) / f"avx2-{{top}}-{{exact}}.npz", *out)
+"""
+
+
+@pytest.mark.slow
+def test_avx2_without_vnni(models: dict[int, Path], features: list[np.ndarray]) -> None:
+    """ONNX Runtime's own AVX2 kernels, on an emulated Haswell."""
+    qemu = shutil.which("qemu-x86_64-static")
+    if qemu is None:
+        pytest.skip("qemu-x86_64-static not found: apt-get install qemu-user-static")
+    folder = models[127].parent
+    np.savez(folder / "features.npz", *features)
+    script = SCRIPT.format(
+        path=[p for p in sys.path if p], features=str(folder / "features.npz"), folder=str(folder)
+    )
+    command = [qemu, "-cpu", "Haswell", os.path.realpath(sys.executable), "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+    def gap(top: int, exact: bool) -> Any:
+        """Smallest and largest mean difference from this machine, over the recordings."""
+        seen = np.load(folder / f"avx2-{top}-{exact}.npz")
+        here = OnnxAcousticModel(models[top])
+        expected = [here.log_probs([item])[0] for item in features]
+        pairs = zip(expected, (seen[name] for name in seen.files), strict=True)
+        differences = [float(np.abs(a - b).mean()) for a, b in pairs]
+        return min(differences), max(differences)
+
+    saturated, _ = gap(127, False)
+    assert saturated > 1e-3, "every recording is off where sums saturate"
+    for top, exact in ((127, True), (63, False), (63, True)):
+        agreeing, _ = gap(top, exact)
+        assert agreeing < 1e-4, (top, exact)
+        assert agreeing < saturated / 10
