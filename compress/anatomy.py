@@ -80,7 +80,8 @@ def dissect(checkpoint: Checkpoint, *, seconds: float) -> Anatomy:
     frames = int(seconds * 1000 / checkpoint.features.frame_shift_ms)
     macs = _count_macs(network, frames=frames, n_mels=checkpoint.features.width)
     int8_layers = {edges.name for edges in layers_of(network)}
-    int8_layers |= {edges.name for edges in (*attentions_of(network), *recurrent_of(network))}
+    int8_layers |= {edges.name for edges in attentions_of(network)}
+    int8_layers |= {edges.name for edges in recurrent_of(network)}
     unused = unused_layers(network)
     parameters: dict[str, list[tuple[str, int]]] = {}
     for name, tensor in network.named_parameters():

@@ -84,6 +84,12 @@ def groups_of(network: Any) -> list[Group]:
             )
         prefix = f"encoder.encoders.{index}"
         attention = layer.self_attn
+        if type(attention).__name__.startswith("RoPE"):
+            raise BadCheckpoint(
+                f"{prefix}.self_attn: is {type(attention).__name__}, expected absolute or "
+                "relative positions",
+                hint="PaddleSpeech's rotary attention computes with its full width only",
+            )
         found = {
             HEADS: (_heads(f"{prefix}.self_attn", attention.h, attention.d_k), attention.h),
             FEED_FORWARD: _feed_forward(f"{prefix}.feed_forward", shapes),

@@ -8,7 +8,11 @@ maximum. So there is no activation range to learn, but the rounding is there to 
 Paddle's fused recurrent kernel cannot round the state between two steps, and a loop of Paddle
 operators under autograd costs many times its time. So the values come from a loop without
 gradients, and the gradients from the fused kernel on the same rounded weights and input: a
-straight-through estimator whose forward pass is exact.
+straight-through estimator whose forward pass is exact, for 1.1 to 2 times the time of float.
+
+What the state's rounding is worth: on a trained network of 3 x 256 LSTM units, log-probabilities
+are 0.0036 on average from those of the deployed graph; 0.0097 without rounding the state, 0.0124
+without rounding the input either. INT8 as a whole moves them by 0.027.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from asrcompress import strict_json
 from asrcompress.cli_decoding import (
     Hotword,
     HotwordsFile,
@@ -42,8 +43,13 @@ def export(
     ] = None,
     *,
     recipe: Recipe,
-    output: Annotated[Path, typer.Option("--output", "-o", help="bundle folder")] = Path("bundle"),
-    format: Annotated[str, typer.Option(help="artifact format: onnx, paddle-lite")] = "onnx",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="folder [bundle; of other formats: its model's name]"),
+    ] = None,
+    format: Annotated[
+        str, typer.Option(help="artifact format: onnx, paddle-lite, sherpa-onnx, wenet")
+    ] = "onnx",
     precision: Annotated[
         str | None, typer.Option(help="int8, or fp32 for a checkpoint [int8; x86: fp32]")
     ] = None,
@@ -63,6 +69,13 @@ def export(
     """Write the bundle of a run that passed its gate: the very bytes that were measured."""
     from asrcompress import render, shipping
 
+    if format in ("sherpa-onnx", "wenet"):
+        console = Console(quiet=quiet or json)
+        _export_for_others(
+            format, source, recipe, output, precision, force=force, console=console, json=json
+        )
+        return
+    output = output or Path("bundle")
     if format == "paddle-lite":
         bundle = _export_lite(
             source,
@@ -78,7 +91,7 @@ def export(
         render.show(bundle.manifest.to_json(), render.bundle(bundle), json=json)
         return
     if format != "onnx":
-        raise BadRecipe(f"--format: got {format}, expected onnx or paddle-lite")
+        raise BadRecipe(f"--format: got {format}, expected onnx, paddle-lite, sherpa-onnx or wenet")
     if precision in (None, "int8"):
         run = shipping.find_run(source, recipe)
         bundle = shipping.ship_run(run, output, target=recipe.export.target, force=force)
@@ -90,6 +103,37 @@ def export(
     else:
         raise BadRecipe(f"--precision: got {precision}, expected int8 or fp32")
     render.show(bundle.manifest.to_json(), render.bundle(bundle), json=json)
+
+
+def _export_for_others(
+    format: str,
+    source: Path | None,
+    recipe: Recipe,
+    output: Path | None,
+    precision: str | None,
+    *,
+    force: bool,
+    console: Console,
+    json: bool,
+) -> None:
+    """Folders that are no bundles: for sherpa-onnx, and for the runtimes of WeNet."""
+    from asrcompress import render
+
+    if format == "wenet":
+        from asrcompress.wenet_shipping import ship_wenet
+
+        folder = ship_wenet(
+            source, recipe, output, precision=precision, force=force, console=console
+        )
+        render.show({"folder": str(folder)}, str(folder), json=json)
+        return
+    from asrcompress.sherpa_shipping import ship_sherpa
+
+    folder, record = ship_sherpa(
+        source, recipe, output, precision=precision, force=force, console=console
+    )
+    tree = {"folder": str(folder), **strict_json.to_json(record)}
+    render.show(tree, f"{folder}\nslot: {record.slot}", json=json)
 
 
 def _export_lite(
@@ -121,13 +165,28 @@ def _export_lite(
 
 @app.command(rich_help_panel=SHIP)
 def verify(
-    bundle: Annotated[Path, typer.Argument(help="bundle folder")],
+    bundle: Annotated[Path, typer.Argument(help="bundle folder, or one for sherpa-onnx")],
     public_key: Annotated[
         Path | None, typer.Option(help="insist on a signature by this Ed25519 key (PEM)")
     ] = None,
+    runtime: Annotated[
+        str | None, typer.Option("--with", help="another runtime to load it in: sherpa-onnx")
+    ] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="with sherpa-onnx: CER on this speech [its recordings]")
+    ] = None,
+    max_cer_increase: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="with sherpa-onnx: absolute, 0.005 is half a point")
+    ] = 0.005,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Check every hash and the signature of a bundle, and run its golden self-test here."""
+    if runtime is not None:
+        _verify_elsewhere(
+            bundle, runtime, manifest, max_cer_increase, Console(quiet=quiet or json), json=json
+        )
+        return
     import numpy
 
     from asrcompress import render
@@ -135,7 +194,11 @@ def verify(
     from asrcompress.runtime import Transcriber
 
     transcriber = Transcriber(bundle, public_key=public_key)
-    transcriber.transcribe(numpy.zeros(16_000, numpy.float32))
+    silence = numpy.zeros(16_000, numpy.float32)
+    transcriber.transcribe(silence)
+    shipped = transcriber.bundle.manifest.decoder
+    if shipped is not None:  # which greedy decoding does not load
+        Transcriber(bundle, public_key=public_key, method=shipped.method).transcribe(silence)
     result = transcriber.self_test()
     verification = render.Verification(
         bundle=transcriber.bundle, self_test=result, signed=public_key is not None
@@ -143,6 +206,26 @@ def verify(
     render.show(verification.to_json(), render.verification(verification), json=json)
     if result is not None:
         check_self_test(result, item=str(bundle))
+
+
+def _verify_elsewhere(
+    folder: Path,
+    runtime: str,
+    manifest: Path | None,
+    tolerance: float,
+    console: Console,
+    *,
+    json: bool,
+) -> None:
+    """``--with``: in another program's runtime."""
+    from asrcompress import render
+    from asrcompress.sherpa_check import verify_in_sherpa
+
+    if runtime != "sherpa-onnx":
+        raise BadRecipe(f"--with: got {runtime}, expected sherpa-onnx")
+    found = verify_in_sherpa(folder, manifest=manifest, tolerance=tolerance, console=console)
+    render.show(found.to_json(), render.sherpa_verification(found), json=json)
+    found.require_passed()
 
 
 @app.command(rich_help_panel=SHIP)

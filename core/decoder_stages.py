@@ -141,7 +141,9 @@ def example_feed(spec: DecoderModel) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     hidden, *texts = spec.inputs
     width, vocabulary = int(hidden.dims[-1]), int(spec.outputs[0].dims[-1])
-    feed = {hidden.name: rng.standard_normal((1, _FRAMES, width), np.float32)}
+    feed: dict[str, np.ndarray] = {
+        hidden.name: rng.standard_normal((1, _FRAMES, width), np.float32)
+    }
     for tensor in texts:
         feed[tensor.name] = rng.integers(0, vocabulary, (_TEXTS, _TOKENS))
     return feed

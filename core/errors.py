@@ -19,6 +19,7 @@
     ├─ FileFailed               what the system refuses: full disk, no permission
     ├─ MissingExtra             an optional dependency is not installed
     ├─ SidecarFailed            Paddle Lite's own Python: none to be had, or its process died
+    ├─ SherpaFailed             sherpa-onnx cannot load or run a model: its process died
     └─ GateFailed               exit 4: measured, and not good enough
        ├─ CerGateFailed
        ├─ IntegerGateFailed
@@ -122,6 +123,10 @@ class MissingExtra(AsrCompressError):
 
 class SidecarFailed(AsrCompressError):
     """Paddle Lite's Python 3.8 environment cannot be made, or its process died."""
+
+
+class SherpaFailed(AsrCompressError):
+    """sherpa-onnx could not load a model, or died while it ran."""
 
 
 class GateFailed(AsrCompressError):

@@ -20,7 +20,7 @@ from asrcompress.audio import read_audio
 from asrcompress.bundle import read_bundle
 from asrcompress.bundle_manifest import MANIFEST_NAME, StreamingModel
 from asrcompress.checkpoint import Checkpoint, read_checkpoint
-from asrcompress.errors import BadAudio, BadBundle, BadRecipe, BadRun
+from asrcompress.errors import BadAudio, BadBundle, BadRun
 from asrcompress.features import FeatureSpec
 from asrcompress.files import sha256_file
 from asrcompress.manifest import Utterance
@@ -119,7 +119,9 @@ class StreamingRecognizer(Recognizer):
 
     def transcribe(self, samples: np.ndarray) -> str:
         """As `Recognizer.transcribe`, by the streaming runtime."""
-        stream = Stream(self.chunks, self.fbank, self.vocabulary, endpoint=NO_ENDPOINT)
+        stream = Stream(
+            self.chunks, self.fbank, self.vocabulary, decoder=self.decoder, endpoint=NO_ENDPOINT
+        )
         pieces = (samples[at : at + _PIECE] for at in range(0, len(samples), _PIECE))
         return "".join(item.text for item in stream.transcribe(pieces) if item.is_final)
 
@@ -206,6 +208,7 @@ def from_chunks(
     vocabulary: Vocabulary,
     threads: int = 1,
     max_frames: int | None = None,
+    decoder: Decoder | None = None,
 ) -> StreamingRecognizer:
     """A streaming graph in the streaming runtime.
 
@@ -221,6 +224,7 @@ def from_chunks(
         fbank=Fbank(features),
         vocabulary=vocabulary,
         max_frames=None if spec.max_outputs is None else max_frames,
+        decoder=decoder,
     )
 
 
@@ -248,6 +252,7 @@ def from_bundle(
             vocabulary=bundle.tokens,
             threads=threads,
             max_frames=manifest.max_frames,
+            decoder=open_decoder(bundle, decoding, threads=threads),
         )
     if manifest.lite is not None:
         return Recognizer(
@@ -283,6 +288,11 @@ def from_run(
         BadRun: the artifact is missing, or is not the one that the run measured.
     """
     _check_artifact(run, run.model, "model_sha256")
+    decoder = Decoder(
+        decoding,
+        blank=checkpoint.vocabulary.blank_id,
+        attention=_decoder_of(run, threads) if decoding.uses_decoder else None,
+    )
     most = run.read_json("run.json").get("max_frames")
     if streaming is not None:
         _check_artifact(run, run.streaming_model, "streaming_sha256")
@@ -295,6 +305,7 @@ def from_run(
             vocabulary=checkpoint.vocabulary,
             threads=threads,
             max_frames=most,
+            decoder=decoder,
         )
     return from_onnx(
         run.model,
@@ -303,11 +314,7 @@ def from_run(
         vocabulary=checkpoint.vocabulary,
         threads=threads,
         max_frames=most,
-        decoder=Decoder(
-            decoding,
-            blank=checkpoint.vocabulary.blank_id,
-            attention=_decoder_of(run, threads) if decoding.uses_decoder else None,
-        ),
+        decoder=decoder,
     )
 
 
@@ -349,15 +356,11 @@ def open_recognizer(
     """Whatever lies at `path`: a bundle, a run directory, or a checkpoint.
 
     Args:
-        decoding: how whole utterances are decoded; a stream is decoded greedily.
+        decoding: how log-probabilities become text.
         streaming: hear in chunks, as in a stream, instead of whole utterances.
     Raises:
         BadBundle, BadRun, BadCheckpoint: it is none of them, or a broken one.
     """
-    if streaming is not None and decoding.method != "greedy":
-        raise BadRecipe(
-            f"decoding {decoding.method}: is for whole utterances, expected greedy for a stream"
-        )
     # os.path, because pathlib raises where a name is too long or a folder may not be entered.
     if os.path.isfile(path / MANIFEST_NAME):
         return from_bundle(path, threads=threads, streaming=streaming, decoding=decoding)
@@ -372,7 +375,8 @@ def open_recognizer(
     if streaming is None:
         return from_checkpoint(checkpoint, device=device, decoding=decoding)
     check_streamable(checkpoint, streaming)
-    return from_checkpoint(checkpoint, device=device, context=chunk_context(streaming))
+    context = chunk_context(streaming)
+    return from_checkpoint(checkpoint, device=device, context=context, decoding=decoding)
 
 
 def checkpoint_of(run: Run) -> Checkpoint:

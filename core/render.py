@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # what is rendered is imported by whoever made it
     from asrcompress.pipeline import Outcome
     from asrcompress.prune_job import PruneOutcome
     from asrcompress.runtime.benchmark import Comparison
+    from asrcompress.sherpa_check import SherpaVerification
 
 
 def show(data: dict[str, Any], rendered: RenderableType, *, json: bool) -> None:
@@ -167,6 +168,23 @@ def verification(item: Verification) -> RenderableType:
         f"{'passed' if test.passed else 'FAILED'}, {len(test.results)} recordings, "
         f"{test.judged_nats:.4f} of {test.tolerance_nats:g} nats",
     )
+    return table
+
+
+def sherpa_verification(item: SherpaVerification) -> RenderableType:
+    """What sherpa-onnx heard with each model of a folder."""
+    table = _table(item.record.slot, *(hearing.file for hearing in item.hearings))
+    rows: dict[str, list[str]] = {
+        "recordings": [str(hearing.recordings) for hearing in item.hearings],
+        "same text as asrcompress": [str(hearing.same_texts) for hearing in item.hearings],
+    }
+    if any(hearing.theirs is not None for hearing in item.hearings):
+        reports = [(hearing.ours, hearing.theirs) for hearing in item.hearings]
+        rows["CER in asrcompress"] = [f"{float(a.cer):.2%}" if a else "-" for a, _ in reports]
+        rows["CER in sherpa-onnx"] = [f"{float(b.cer):.2%}" if b else "-" for _, b in reports]
+        rows["prints <unk> or <eos>"] = [str(hearing.marked) for hearing in item.hearings]
+    for name, values in rows.items():
+        table.add_row(name, *values)
     return table
 
 

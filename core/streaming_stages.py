@@ -75,8 +75,10 @@ def stream_stages(
         recipe.gate,
         gate,
         console,
-        before=lambda: from_checkpoint(checkpoint, context=chunk_context(settings)),
-        after=lambda: from_run(run, checkpoint, streaming=settings),
+        before=lambda: from_checkpoint(
+            checkpoint, context=chunk_context(settings), decoding=recipe.decoding
+        ),
+        after=lambda: from_run(run, checkpoint, streaming=settings, decoding=recipe.decoding),
         suffix=SUFFIX,
     )
     return StreamingOutcome(verdict=verdict, integer_share=share)
@@ -99,6 +101,7 @@ def export_chunks_of(
             opset=recipe.export.opset,
             max_frames=max_frames,
             n_mels=checkpoint.features.width,
+            hidden=recipe.decoding.uses_decoder,
         )
 
 

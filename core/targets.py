@@ -51,7 +51,7 @@ class Target:
     format: str = "onnx"
     layers: tuple[str, ...] = ("Linear", "Conv1D", "Conv2D")
     products: bool = True
-    recurrent: tuple[str, ...] = ("LSTM",)
+    recurrent: tuple[str, ...] = ("LSTM", "GRU")
     granularity: str = "channel"
     weight_top: int = FULL_GRID
     activations: str = "uint8"

@@ -26,6 +26,7 @@ _SILENT = frozenset(
 )
 # A byte of UTF-8, by which sentencepiece spells characters that it has no piece for.
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+_MARKS = re.compile("|".join(sorted(map(re.escape, _SILENT))))
 _TO_TOKENS = {BLANK: "<blk>", SPACE: WORD_BOUNDARY}
 _FROM_TOKENS = {"<blk>": BLANK, "<eps>": BLANK, WORD_BOUNDARY: SPACE}
 
@@ -183,6 +184,11 @@ class Vocabulary:
         if self.unit_type == "word":
             return self.symbols_to_ids(text.split())
         return self.symbols_to_ids(SPACE if char == " " else char for char in text.strip())
+
+
+def without_marks(text: str) -> str:
+    """`text` without ``<unk>``, ``<eos>`` and their like, where another program prints them."""
+    return _MARKS.sub("", text)
 
 
 def _lines(path: Path, error: type[AsrCompressError]) -> list[str]:

@@ -108,6 +108,17 @@ class ChunkEncoder(nn.Layer):
         Returns:
             log_probs (1, frames', vocabulary), hidden (1, frames', width), and the next caches.
         """
+        return self._step(x, offset, required_cache_size, attn_cache, conv_cache, attn_mask)
+
+    def _step(
+        self,
+        x: Any,
+        offset: Any,
+        required_cache_size: Any,
+        attn_cache: Any,
+        conv_cache: Any,
+        attn_mask: Any,
+    ) -> tuple[Any, ...]:
         encoder = self.encoder
         h = self.front(x, offset)
         cached = paddle.shape(attn_cache)[2].astype("int64")
@@ -138,7 +149,7 @@ class ConvolutionFreeChunkEncoder(ChunkEncoder):
         self, x: Any, offset: Any, required_cache_size: Any, attn_cache: Any, attn_mask: Any
     ) -> tuple[Any, ...]:
         """One chunk; see `ChunkEncoder.forward`."""
-        return super().forward(x, offset, required_cache_size, attn_cache, None, attn_mask)
+        return self._step(x, offset, required_cache_size, attn_cache, None, attn_mask)
 
 
 def _interface(network: Any, *, n_mels: int, hidden: bool) -> Interface:

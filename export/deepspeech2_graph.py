@@ -90,7 +90,7 @@ def export_online(network: Any, *, opset: int, n_mels: int) -> onnx.ModelProto:
         ),
         weights=_WEIGHTS,
     )
-    layer = GruChunks(network) if encoder.use_gru else LstmChunks(network)
+    layer = _GruChunks(network) if encoder.use_gru else _LstmChunks(network)
     model = export_graph(layer, network, interface, opset=opset)
     return complete_recurrent(model, network, lengths=None)
 
@@ -104,16 +104,16 @@ class _Utterances(nn.Layer):
 
     def forward(self, x: Any, x_lens: Any) -> tuple[Any, Any]:
         encoder = self.encoder
-        h = _subsampled(encoder, x)
+        h = subsampled(encoder, x)
         lengths = ((x_lens - 1) // 2 - 1) // 2
         position = paddle.arange(paddle.shape(h)[1], dtype="int64").unsqueeze(0)
         keep = (position < lengths.unsqueeze(1)).astype("float32").unsqueeze(2)
         for index, norm in enumerate(encoder.layernorm_list):
             h = norm(encoder.rnn[index](h * keep)[0])
-        return _scores(encoder, self.ctc_lo, h), lengths
+        return scores(encoder, self.ctc_lo, h), lengths
 
 
-class LstmChunks(nn.Layer):
+class _LstmChunks(nn.Layer):
     """``(x, h, c) -> (log_probs, next_h, next_c)``."""
 
     def __init__(self, network: Any) -> None:
@@ -122,17 +122,17 @@ class LstmChunks(nn.Layer):
 
     def forward(self, x: Any, h: Any, c: Any) -> tuple[Any, Any, Any]:
         encoder = self.encoder
-        y, next_h, next_c = _subsampled(encoder, x), [], []
+        y, next_h, next_c = subsampled(encoder, x), [], []
         for index, norm in enumerate(encoder.layernorm_list):
             state = (h[index : index + 1], c[index : index + 1])
             y, (after_h, after_c) = encoder.rnn[index](y, state)
             y = norm(y)
             next_h.append(after_h)
             next_c.append(after_c)
-        return _scores(encoder, self.ctc_lo, y), paddle.concat(next_h), paddle.concat(next_c)
+        return scores(encoder, self.ctc_lo, y), paddle.concat(next_h), paddle.concat(next_c)
 
 
-class GruChunks(nn.Layer):
+class _GruChunks(nn.Layer):
     """``(x, h) -> (log_probs, next_h)``."""
 
     def __init__(self, network: Any) -> None:
@@ -141,20 +141,20 @@ class GruChunks(nn.Layer):
 
     def forward(self, x: Any, h: Any) -> tuple[Any, Any]:
         encoder = self.encoder
-        y, following = _subsampled(encoder, x), []
+        y, following = subsampled(encoder, x), []
         for index, norm in enumerate(encoder.layernorm_list):
             y, after = encoder.rnn[index](y, h[index : index + 1])
             y = norm(y)
             following.append(after)
-        return _scores(encoder, self.ctc_lo, y), paddle.concat(following)
+        return scores(encoder, self.ctc_lo, y), paddle.concat(following)
 
 
-def _subsampled(encoder: Any, x: Any) -> Any:
+def subsampled(encoder: Any, x: Any) -> Any:
     """Conv2dSubsampling4Pure.forward: (batch, frames', channels * width')."""
     return encoder.conv.conv(x.unsqueeze(1)).transpose([0, 2, 1, 3]).flatten(2)
 
 
-def _scores(encoder: Any, head: Any, h: Any) -> Any:
+def scores(encoder: Any, head: Any, h: Any) -> Any:
     """The dense layers behind the recurrent ones, and the CTC head."""
     for layer in encoder.fc_layers_list:
         h = F.relu(layer(h))

@@ -55,7 +55,8 @@ class ExportedEncoder(nn.Layer):
         Returns:
             log_probs float32 (batch, frames', vocabulary) and its valid lengths int64 (batch,).
         """
-        return self._traced(x, x_lens)
+        outputs: tuple[Any, ...] = self._traced(x, x_lens)
+        return outputs
 
     # Paddle would rewrite the source of every function below, for the sake of control flow that
     # depends on tensors; there is none, and rewriting takes longer than all the rest.

@@ -19,8 +19,8 @@ from typing import Any
 from asrcompress.acoustic import is_u2
 from asrcompress.bundle_manifest import TensorSpec
 from asrcompress.errors import ExportFailed
-from asrcompress.export.deepspeech2_graph import GruChunks, LstmChunks
 from asrcompress.export.lite_program import Program, read_program
+from asrcompress.export.lite_recurrent import StaticDeepSpeech2
 from asrcompress.export.onnx_graph import is_folded_norm, quiet_stderr
 from asrcompress.export.u2_blocks import block
 from asrcompress.export.u2_front import FrontEnd
@@ -150,7 +150,7 @@ def _layer(network: Any, *, outputs: int) -> Any:
                 f"encoder.rnn: rnn_direction is {encoder.rnn_direction}, expected forward",
                 hint="Paddle Lite's rnn knows no lengths: backwards it would start in the padding",
             )
-        return GruChunks(network) if encoder.use_gru else LstmChunks(network)
+        return StaticDeepSpeech2(network, outputs=outputs)
     if is_squeezeformer(encoder):
         raise ExportFailed("encoder: is a Squeezeformer, expected a Conformer or a Transformer")
     if encoder.static_chunk_size > 0 and not encoder.use_dynamic_chunk:

@@ -84,11 +84,14 @@ def integer_macs(kernels: tuple[Kernel, ...], macs: Mapping[str, int]) -> int:
     Raises:
         ExportFailed: a layer of the program has no kernel in the file, so nothing is known of it.
     """
-    found = {weight: item for item in kernels for weight in item.weights}
+    found: dict[str, bool] = {}
+    for item in kernels:
+        for weight in item.weights:
+            found[weight] = found.get(weight, True) and item.integer
     missing = sorted(macs.keys() - found.keys())
     if missing:
         raise ExportFailed(f"layers without a kernel in the file: {', '.join(missing[:5])}")
-    return sum(count for weight, count in macs.items() if found[weight].integer)
+    return sum(count for weight, count in macs.items() if found[weight])
 
 
 def _kernel(op: _Table) -> Kernel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,9 @@ def optimize(program: Program, output: Path, *, target: str, python: Path) -> Op
         ExportFailed: opt died or wrote nothing that can be read, or made kernels for something
             other than `target`.
     """
-    macs = {item.weight: item.macs for item in program.weighted()}
+    macs: Counter[str] = Counter()
+    for item in program.weighted():
+        macs[item.weight] += item.macs
     output.unlink(missing_ok=True)
     death: SidecarFailed | None = None
     with tempfile.TemporaryDirectory(prefix="asrcompress-") as folder:

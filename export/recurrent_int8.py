@@ -6,7 +6,7 @@ part of the candidate alone. So a GRU is taken apart: the input's part of all ga
 product over all frames, and a ``Scan`` goes through the frames with one integer product per step.
 Both quantize input and state as they come, to uint8. Measured on 1024 hidden units, 250 frames, one
 thread: LSTM 176 ms in float, 25 ms so; GRU 88 ms in float, 25 ms so. One scale for a whole weight
-instead of one per row is no faster (24.6 ms).
+instead of one per row is no faster (24.6 ms), and has 4 to 8 dB more noise on a trained network.
 """
 
 from __future__ import annotations

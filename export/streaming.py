@@ -16,7 +16,14 @@ from asrcompress.recipe import Streaming
 
 
 def export_streaming(
-    network: Any, settings: Streaming, *, name: str, opset: int, max_frames: int, n_mels: int
+    network: Any,
+    settings: Streaming,
+    *,
+    name: str,
+    opset: int,
+    max_frames: int,
+    n_mels: int,
+    hidden: bool = False,
 ) -> tuple[onnx.ModelProto, StreamingModel]:
     """FP32 graph of one step, and its description.
 
@@ -25,12 +32,15 @@ def export_streaming(
         name: file name that the graph will have.
         max_frames: most feature frames between two restarts of a stream.
         n_mels: width of the features.
+        hidden: give the encoder's output too, for an attention decoder (U2 only).
     Raises:
         ExportFailed: see `asrcompress.export.onnx_graph.export_graph`.
     """
     factor = subsampling_factor(network)
     if is_u2(network):
-        model = export_chunks(network, opset=opset, max_frames=max_frames, n_mels=n_mels)
+        model = export_chunks(
+            network, opset=opset, max_frames=max_frames, n_mels=n_mels, hidden=hidden
+        )
         window: int = window_frames(network, settings.chunk_size)
         most: int | None = max_frames // factor
     else:

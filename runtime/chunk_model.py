@@ -217,20 +217,29 @@ class ChunkedAcousticModel:
         Raises:
             BadAudio: a recording that is too short for one output frame, or too long.
         """
-        return [self._one(features) for features in batch]
+        return [item.log_probs for item in self.encode(batch)]
 
     def encode(self, batch: Sequence[np.ndarray]) -> list[EncodedUtterance]:
-        """As `log_probs`; a stream's hidden states are not kept."""
-        return [EncodedUtterance(log_probs=item) for item in self.log_probs(batch)]
+        """As `log_probs`, with the hidden states where the graph gives them."""
+        return [self._one(features) for features in batch]
 
-    def _one(self, features: np.ndarray) -> np.ndarray:
+    def _one(self, features: np.ndarray) -> EncodedUtterance:
         walk, found = ChunkWalk(self._model), []
         walk.push(features)
         while n_frames := walk.ready(ending=True):
             if not walk.fits(n_frames):
                 raise BadAudio(f"features: too long for one segment, got {len(features)} frames")
-            found.append(walk.step(n_frames).log_probs)
+            found.append(walk.step(n_frames))
         if not found:
             least = self._model.spec.context_frames
             raise BadAudio(f"features: got {len(features)} frames, expected at least {least}")
-        return np.concatenate(found)
+        return joined(found)
+
+
+def joined(steps: Sequence[Step]) -> EncodedUtterance:
+    """The utterance that some chunks make up."""
+    hidden = [step.hidden for step in steps if step.hidden is not None]
+    return EncodedUtterance(
+        log_probs=np.concatenate([step.log_probs for step in steps]),
+        hidden=np.concatenate(hidden) if hidden else None,
+    )

@@ -209,7 +209,8 @@ class _Search:
     def scores(self) -> np.ndarray:
         """Fused score of every prefix in the beam."""
         bonuses = np.array([self._tree.bonuses[node] for node in self.nodes.tolist()])
-        return np.logaddexp(self.with_blank, self.without) + bonuses
+        fused: np.ndarray = np.logaddexp(self.with_blank, self.without) + bonuses
+        return fused
 
     def step(self, tokens: np.ndarray, frame: np.ndarray) -> None:
         """Take one frame into account.

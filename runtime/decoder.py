@@ -9,7 +9,9 @@ from asrcompress.bundle import Bundle, DecoderModel
 from asrcompress.errors import BadRecipe
 from asrcompress.recipe import Decoding, check_settings
 from asrcompress.runtime.decode import (
+    GreedySearch,
     Hypothesis,
+    PrefixBeam,
     PrefixScorer,
     greedy,
     greedy_score,
@@ -69,6 +71,18 @@ class Decoder:
     def needs_hidden(self) -> bool:
         """Whether the encoder's hidden states are read."""
         return self.settings.uses_decoder
+
+    def open_search(self, vocab_size: int) -> GreedySearch | PrefixBeam:
+        """A search to be fed as an utterance is heard.
+
+        It finds what `decode` does, but where an attention decoder judges: that needs the end, and
+        until then the greedy text has to do.
+        """
+        if self.settings.method != "prefix_beam":
+            return GreedySearch(self._blank)
+        return PrefixBeam(
+            self.settings.beam, self._blank, vocab_size=vocab_size, scorers=self._scorers
+        )
 
     def decode(self, utterance: EncodedUtterance) -> Hypothesis:
         """The best text."""

@@ -113,7 +113,8 @@ class Hotwords:
                 f"hotword {phrase!r}: can never be heard, got {seen}, expected characters that "
                 "the network can write"
             )
-        path, in_letters, at_edge = [], False, False
+        path: list[str] = []
+        in_letters = at_edge = False
         for char in [*text, _EDGE]:
             symbols, in_letters, at_edge = _symbols(char, in_letters, at_edge)
             path += symbols

@@ -9,15 +9,17 @@ positional table of a U2 network ends: where no endpoint comes before that, the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from asrcompress.audio import check_samples
-from asrcompress.runtime.chunk_model import ChunkModel, ChunkWalk, Step
-from asrcompress.runtime.decode import GreedySearch, Hypothesis, PrefixBeam
+from asrcompress.errors import BadBundle
+from asrcompress.recipe import GREEDY
+from asrcompress.runtime.chunk_model import ChunkModel, ChunkWalk, Step, joined
+from asrcompress.runtime.decode import Hypothesis
+from asrcompress.runtime.decoder import Decoder
 from asrcompress.runtime.endpoint import Endpoint
 from asrcompress.runtime.feature_stream import FeatureStream
 from asrcompress.runtime.features import Fbank
@@ -44,23 +46,6 @@ class Partial:
     score: float
 
 
-class Search(Protocol):
-    """A decoder that is fed frame by frame."""
-
-    def accept(self, log_probs: np.ndarray, /) -> None:
-        """Take further frames into account, shape (n_frames, vocab_size)."""
-
-    def hypotheses(self) -> list[Hypothesis]:
-        """Texts so far, the best first."""
-
-
-def search_factory(vocabulary: Vocabulary, *, beam: int = 1) -> Callable[[], Search]:
-    """Makes a decoder for each utterance: greedy for a beam of 1, else a prefix beam."""
-    if beam == 1:
-        return lambda: GreedySearch(vocabulary.blank_id)
-    return lambda: PrefixBeam(beam, vocabulary.blank_id, vocab_size=len(vocabulary))
-
-
 class Stream:
     """One stream of audio.
 
@@ -68,10 +53,12 @@ class Stream:
         model: the network.
         fbank: its features.
         vocabulary: its symbols.
-        search: makes the decoder of each utterance; greedy where None.
+        decoder: how log-probabilities become text; greedily where None. Where an attention decoder
+            judges, it does so at the end of each utterance, the text being greedy until then.
         endpoint: when an utterance is over; the default is Kaldi's rules.
     Raises:
-        BadBundle: features that can only be computed from a whole recording.
+        BadBundle: features that can only be computed from a whole recording, or a decoder that
+            reads hidden states which the graph does not give.
     """
 
     def __init__(
@@ -80,13 +67,19 @@ class Stream:
         fbank: Fbank,
         vocabulary: Vocabulary,
         *,
-        search: Callable[[], Search] | None = None,
+        decoder: Decoder | None = None,
         endpoint: Endpoint | None = None,
     ) -> None:
         self._features, self._walk = FeatureStream(fbank), ChunkWalk(model)
         self._vocabulary = vocabulary
         self._shown: tuple[str, ...] = ()  # tokens of the last partial that was given
-        self._new_search = search or search_factory(vocabulary)
+        self._decoder = decoder or Decoder(GREEDY, blank=vocabulary.blank_id)
+        has_hidden = any(item.name == "hidden" for item in model.spec.outputs)
+        if self._decoder.needs_hidden and not has_hidden:
+            raise BadBundle(
+                f"{model.spec.model}: gives no hidden states, the attention decoder reads them",
+                hint="decode the stream with the method greedy or prefix_beam",
+            )
         self._endpoint = endpoint or Endpoint()
         self._frame_s = fbank.spec.frame_shift_ms / 1000
         self._output_s = self._frame_s * model.spec.subsampling_factor
@@ -123,8 +116,10 @@ class Stream:
                 yield from self._close()
             step = self._walk.step(n_frames)
             self._search.accept(step.log_probs)
+            if self._decoder.needs_hidden:
+                self._heard.append(step)
             self._note_silence(step)
-            now = self._partial(is_final=False)
+            now = self._partial(self._search.hypotheses()[0], is_final=False)
             length_s = now.end_s - now.start_s
             spoken = bool(now.tokens)
             if self._endpoint.reached(spoken=spoken, silence_s=self._silence_s, length_s=length_s):
@@ -134,14 +129,18 @@ class Stream:
                 yield now
 
     def _begin(self) -> None:
-        self._search = self._new_search()
+        self._search = self._decoder.open_search(len(self._vocabulary))
+        self._heard: list[Step] = []  # of this utterance, where the end decides
         self._began_at = self._walk.position
         self._silence_s = 0.0
         self._shown = ()
 
     def _close(self) -> Iterator[Partial]:
         """End the utterance; one in which nothing was said is not worth a word."""
-        last = self._partial(is_final=True)
+        best = self._search.hypotheses()[0]
+        if self._heard and best.tokens:  # an attention decoder finds words in silence, too
+            best = self._decoder.decode(joined(self._heard))
+        last = self._partial(best, is_final=True)
         self._walk.restart()  # features that were not decoded yet belong to the next utterance
         self._begin()
         if last.tokens:
@@ -153,8 +152,7 @@ class Stream:
         before = 0.0 if len(heard) else self._silence_s
         self._silence_s = before + float(n_silent) * self._output_s
 
-    def _partial(self, *, is_final: bool) -> Partial:
-        best = self._search.hypotheses()[0]
+    def _partial(self, best: Hypothesis, *, is_final: bool) -> Partial:
         return Partial(
             text=self._vocabulary.ids_to_text(best.tokens),
             is_final=is_final,

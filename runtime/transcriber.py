@@ -23,7 +23,7 @@ from asrcompress.runtime.endpoint import Endpoint
 from asrcompress.runtime.features import Fbank
 from asrcompress.runtime.language_model import LanguageModel
 from asrcompress.runtime.session import OnnxAcousticModel
-from asrcompress.runtime.streaming import Partial, Stream, search_factory
+from asrcompress.runtime.streaming import Partial, Stream
 from asrcompress.runtime.timestamps import Timestamp, time_tokens, time_words
 from asrcompress.targets import needs_exact_sums
 
@@ -137,8 +137,6 @@ class Transcriber:
             scorers=open_scorers(self.bundle.tokens, hotwords, language_model),
             threads=threads,
         )
-        settings = self._decoder.settings
-        self._beam = 1 if settings.method == "greedy" else settings.beam
         self._threads = threads
         self._batch_size = batch_size
         self._chunks: ChunkModel | None = None  # loaded when the first stream is opened
@@ -197,7 +195,7 @@ class Transcriber:
         """As `stream`, for a program that pushes samples instead of being asked for them.
 
         Raises:
-            BadBundle: the bundle has no streaming graph.
+            BadBundle: the bundle has no streaming graph, or one without what the method needs.
         """
         manifest = self.bundle.manifest
         if self._chunks is None:
@@ -217,7 +215,7 @@ class Transcriber:
             self._chunks,
             self._fbank,
             tokens,
-            search=search_factory(tokens, beam=self._beam),
+            decoder=self._decoder,
             endpoint=endpoint,
         )
 

@@ -215,7 +215,7 @@ CASES: list[tuple[str, Callable[[Any], list[Any]], str]] = [
     (
         "bundle.json that is a list",
         lambda p: manifest(p, "[]"),
-        "bundle/bundle.json: unknown schema_version, got None, expected 1",
+        "bundle/bundle.json: unknown schema_version, got None, expected 1 or 2",
     ),
     (
         "bundle.json nested without end",
@@ -243,24 +243,24 @@ CASES: list[tuple[str, Callable[[Any], list[Any]], str]] = [
         "bundle/bundle.json: has 2 digests of its own, expected 1",
     ),
     (
-        "schema 2",
-        lambda p: seal(p, schema_version=2),
-        "bundle/bundle.json: unknown schema_version, got 2, expected 1",
+        "schema 3",
+        lambda p: seal(p, schema_version=3),
+        "bundle/bundle.json: unknown schema_version, got 3, expected 1 or 2",
     ),
     (
         "schema true",
         lambda p: seal(p, schema_version=True),
-        "bundle/bundle.json: unknown schema_version, got True, expected 1",
+        "bundle/bundle.json: unknown schema_version, got True, expected 1 or 2",
     ),
     (
         "schema 1.0.0",
         lambda p: seal(p, schema_version="1.0.0"),
-        "bundle/bundle.json: unknown schema_version, got '1.0.0', expected 1",
+        "bundle/bundle.json: unknown schema_version, got '1.0.0', expected 1 or 2",
     ),
     (
         "no schema",
         lambda p: without(p, "schema_version"),
-        "bundle/bundle.json: unknown schema_version, got None, expected 1",
+        "bundle/bundle.json: unknown schema_version, got None, expected 1 or 2",
     ),
     ("no model", lambda p: without(p, "model"), "bundle/bundle.json: key model is missing"),
     (
@@ -271,7 +271,7 @@ CASES: list[tuple[str, Callable[[Any], list[Any]], str]] = [
     (
         "a key that is unknown",
         lambda p: seal(p, script="rm -rf /"),
-        "bundle/bundle.json: unknown key script, expected schema_version, family, precision, model, tokens, inputs, outputs, features, blank_id, vocab_size, subsampling_factor, min_frames, max_frames, opset, source, tools, integer_share, quality, files, bundle_sha256",
+        "bundle/bundle.json: unknown key script, expected schema_version, family, precision, model, tokens, inputs, outputs, features, blank_id, vocab_size, subsampling_factor, min_frames, max_frames, streaming, lite, decoder, opset, source, tools, integer_share, target, golden, quality, files, bundle_sha256",
     ),
     (
         "a name that climbs",

@@ -258,6 +258,33 @@ def test_int8_runs_on_integers_and_rounds_as_training_simulates(
     assert not set(inside.activations) & set(outside.activations)
 
 
+def test_training_reaches_the_decoder_and_its_ranges(network: Any, fresh: Any) -> None:
+    """A padded batch through PaddleSpeech's hybrid loss, on the integer grids."""
+    quantized = calibrated(fresh)
+    fresh.train()
+    rng = np.random.default_rng(2)
+    speech = rng.standard_normal((2, 120, 80)).astype(np.float32)
+    speech[1, 90:] = 0.0
+    loss, attention, _ = fresh(
+        paddle.to_tensor(speech),
+        paddle.to_tensor([120, 90]),
+        paddle.to_tensor([[3, 4, 5], [6, 7, -1]]),
+        paddle.to_tensor([3, 2]),
+    )
+    loss.backward()
+    assert np.isfinite(float(attention))
+    names = [n for n in quantized.edges if n.startswith("decoder")]
+    assert len(names) == len(quantized.ranges().part(PARAMETERS).activations)
+    for name in names:
+        assert quantized.edges[name].absmax.grad is not None, name
+    changed = [
+        n for n, p in fresh.named_parameters() if n.startswith("decoder.") and p.grad is not None
+    ]
+    assert any("src_attn.linear_k.weight" in n for n in changed)
+    if is_both(network):
+        assert any(n.startswith("decoder.right_decoder.") for n in changed)
+
+
 def test_the_utterance_graph_gives_hidden_states_only_where_asked(
     network: Any, features: np.ndarray, tmp_path: Path
 ) -> None:

@@ -224,6 +224,14 @@ def test_blocks_behind_a_dropped_one_move_up() -> None:
     }
 
 
+def test_rotary_attention_is_refused(
+    make_experiment: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make_experiment(tmp_path / "rope", encoder_conf={"pos_enc_layer_type": "rope_pos"})
+    with pytest.raises(BadCheckpoint, match="RoPERelPosition.*expected absolute or relative"):
+        groups_of(build_network(read_checkpoint(folder)))
+
+
 def test_a_shape_of_another_number_of_blocks_is_refused(
     network: Any, experiment: Path, tmp_path: Path
 ) -> None:

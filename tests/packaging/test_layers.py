@@ -33,6 +33,8 @@ COMPOSERS = frozenset(
         "lite_shipping",
         "measurement",
         "pipeline",
+        "prune_job",
+        "pruning",
         "recognizer",
         "render",
         "shipping",

@@ -163,6 +163,28 @@ def test_a_bundle_without_a_golden_part_says_so(golden_bundle: Bundle, reseal: R
     assert done.exit_code == 0 and "none in this bundle" in done.stdout
 
 
+def test_version_1_of_the_schema_is_still_read(golden_bundle: Bundle, reseal: Reseal) -> None:
+    later = ("streaming", "lite", "decoder", "golden", "target")
+    manifest = golden_bundle.path / "bundle.json"
+
+    def to_version_1(tree: dict[str, Any]) -> None:
+        tree["schema_version"] = 1
+        for key in later:
+            tree.pop(key, None)
+
+    tree = json.loads(manifest.read_text(encoding="utf-8"))
+    tree["files"] = {n: r for n, r in tree["files"].items() if not n.startswith("golden")}
+    manifest.write_text(json.dumps(tree), encoding="utf-8")
+    for path in golden_bundle.path.glob("golden-*"):
+        path.unlink()
+    reseal(golden_bundle.path, to_version_1)
+    done = verify(golden_bundle.path)
+    assert done.exit_code == 0 and "none in this bundle" in done.stdout
+    reseal(golden_bundle.path, lambda tree: tree.update(target="ort-arm64"))
+    done = verify(golden_bundle.path)
+    assert done.exit_code == 3 and "unknown key target in schema_version 1" in done.stderr
+
+
 def _results(*differences: float, text: str = "开") -> SelfTest:
     return SelfTest(
         results=tuple(

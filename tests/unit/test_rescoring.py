@@ -17,7 +17,7 @@ from asrcompress.errors import BadBundle, BadRecipe
 from asrcompress.recipe import Decoding
 from asrcompress.runtime import Transcriber
 from asrcompress.runtime.decode import Hypothesis
-from asrcompress.runtime.decoder import Decoder, choose_decoding
+from asrcompress.runtime.decoder import Decoder, choose_decoding, open_scorers
 from asrcompress.runtime.rescoring import attention_beam, rescore
 from asrcompress.tokens import Vocabulary
 
@@ -116,6 +116,17 @@ def test_methods_and_parts_must_go_together() -> None:
         )
         assert 1 <= len(found) <= 3
         assert found == sorted(found, key=lambda item: -item.score)
+
+
+def test_a_stream_hears_hotwords_too(vocabulary: Vocabulary) -> None:
+    log_probs = np.full((1, len(vocabulary)), -9.0, np.float32)
+    log_probs[0, [2, 3]] = (-0.1, -2.0)  # 开, and 关 behind it
+    for boosts, text in (({}, "开"), ({"关": 5.0}, "关")):
+        scorers = open_scorers(vocabulary, boosts, None)
+        decoder = Decoder(Decoding(method="prefix_beam", beam=3), blank=0, scorers=scorers)
+        search = decoder.open_search(len(vocabulary))
+        search.accept(log_probs)
+        assert vocabulary.ids_to_text(search.hypotheses()[0].tokens) == text
 
 
 def test_gaps_are_filled_as_the_bundle_was_judged() -> None:
@@ -272,6 +283,17 @@ def test_a_decoder_of_another_vocabulary_is_refused(write: Callable[..., Bundle]
     Transcriber(bundle.path)  # which does not load it
     with pytest.raises(BadBundle, match=r"decoder\.onnx: outputs are .*9\], expected .*7\]"):
         Transcriber(bundle.path, method="rescoring")
+
+
+def test_verify_loads_the_decoder(write: Callable[..., Bundle]) -> None:
+    from typer.testing import CliRunner
+
+    from asrcompress.cli import app
+
+    assert CliRunner().invoke(app, ["verify", str(write().path)]).exit_code == 0
+    result = CliRunner().invoke(app, ["verify", str(write(vocabulary_of_graph=9).path)])
+    assert result.exit_code == 3
+    assert "decoder.onnx: outputs are" in result.output
 
 
 def test_hotwords_reach_rescoring(

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from asrcompress.bundle import BundleManifest, StreamingModel, TensorSpec, write_bundle
 from asrcompress.errors import BadAudio, BadBundle
 from asrcompress.features import FeatureSpec
+from asrcompress.recipe import Decoding
 from asrcompress.runtime import Transcriber
 from asrcompress.runtime.chunk_model import (
     ChunkedAcousticModel,
@@ -26,9 +27,10 @@ from asrcompress.runtime.chunk_model import (
     outputs_of,
 )
 from asrcompress.runtime.decode import greedy
+from asrcompress.runtime.decoder import Decoder
 from asrcompress.runtime.endpoint import NO_ENDPOINT, Endpoint, EndpointRule
 from asrcompress.runtime.features import Fbank
-from asrcompress.runtime.streaming import Partial, Stream, search_factory
+from asrcompress.runtime.streaming import Partial, Stream
 from asrcompress.tokens import Vocabulary
 
 N_MELS, CHUNK, KERNEL, FACTOR = 80, 4, 7, 4
@@ -107,6 +109,7 @@ class Scripted:
 
     def __init__(self, spoken: list[int], spec: StreamingModel) -> None:
         self.spec, self._spoken = spec, spoken
+        self._gives_hidden = any(item.name == "hidden" for item in spec.outputs)
         self.starts = 0
         self._at = 0
 
@@ -120,7 +123,8 @@ class Scripted:
         self._at += count
         log_probs = np.full((count, self.spec.outputs[0].dims[-1]), -9.0, np.float32)
         log_probs[np.arange(count), ids] = -0.01
-        return Step(log_probs=log_probs, hidden=None, state=(state[0] + count,))
+        hidden = np.full((count, 2), self._at, np.float32) if self._gives_hidden else None
+        return Step(log_probs=log_probs, hidden=hidden, state=(state[0] + count,))
 
 
 def seconds(n: float) -> np.ndarray:
@@ -197,15 +201,13 @@ def test_any_cutting_of_the_samples_gives_the_same_text(
     recurrent: ChunkModel, vocabulary: Vocabulary, speech: Any, cuts: list[int], beam: int
 ) -> None:
     samples = speech(2.5, seed=3)
-    search = search_factory(vocabulary, beam=beam)
+    method = "greedy" if beam == 1 else "prefix_beam"
+    decoder = Decoder(Decoding(method=method, beam=beam), blank=vocabulary.blank_id)
     fbank = Fbank(CMVN)
     bounds = [0, *sorted(min(cut, len(samples)) for cut in cuts), len(samples)]
     cut = [samples[a:b] for a, b in itertools.pairwise(bounds)]  # empty ones too
-    found = Stream(recurrent, fbank, vocabulary, search=search, endpoint=NO_ENDPOINT)
-    (log_probs,) = ChunkedAcousticModel(recurrent).log_probs([fbank(samples)])
-    whole = search()
-    whole.accept(log_probs)
-    best = whole.hypotheses()[0]
+    found = Stream(recurrent, fbank, vocabulary, decoder=decoder, endpoint=NO_ENDPOINT)
+    best = decoder.decode(ChunkedAcousticModel(recurrent).encode([fbank(samples)])[0])
     last = list(found.transcribe(cut))[-1]
     assert last.is_final
     assert last.text == vocabulary.ids_to_text(best.tokens) != ""
@@ -331,6 +333,60 @@ def test_memory_does_not_grow_in_an_hour(vocabulary: Vocabulary) -> None:
         if number % 100 == 0:  # every 10 s
             sizes.append(held())
     assert max(sizes[2:]) <= 1.2 * max(sizes[:2])
+
+
+# --- an attention decoder at the end of each utterance -------------------------------------------
+
+
+class Likes:
+    """An attention decoder that knows one text, and what hidden states it was shown."""
+
+    sos = eos = 6
+    reverse = False
+
+    def __init__(self, text: list[int]) -> None:
+        self._text = [*text, self.eos]
+        self.seen: list[np.ndarray] = []
+
+    def log_probs(
+        self, hidden: np.ndarray, tokens: np.ndarray, reversed_tokens: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        self.seen.append(hidden)
+        scores = np.full((*tokens.shape, 7), -50.0, np.float32)
+        for place in range(tokens.shape[1]):
+            scores[:, place, self._text[min(place, len(self._text) - 1)]] = -0.01
+        return scores, None
+
+
+def test_an_attention_decoder_judges_at_the_end_of_each_utterance(vocabulary: Vocabulary) -> None:
+    hidden = TensorSpec(name="hidden", dtype="float32", dims=(1, "U", 2))
+    plain = spec_of(len(vocabulary))
+    spec = dataclasses.replace(plain, outputs=(plain.outputs[0], hidden, plain.outputs[1]))
+    likes = Likes([2, 5])  # CTC hears 2 3, and 5 almost as well
+    decoder = Decoder(
+        Decoding(method="rescoring", beam=3, ctc_weight=0.1), blank=0, attention=likes
+    )
+
+    class Doubtful(Scripted):
+        def step(self, frames: np.ndarray, state: tuple[np.ndarray, ...]) -> Step:
+            step = super().step(frames, state)
+            step.log_probs[step.log_probs[:, 3] > -1, 5] = -0.02
+            return step
+
+    model = Doubtful([2, 0, 3, *[0] * 33, 2, 0, 3], spec)
+    stream = Stream(model, Fbank(CMVN), vocabulary, decoder=decoder)
+    found = list(stream.transcribe(pieces(seconds(2.0), 1600)))
+    assert [(item.text, item.is_final) for item in found] == [
+        ("开关", False), ("开灯", True), ("开关", False), ("开灯", True),
+    ]  # fmt: skip
+    assert [len(item) for item in likes.seen] == [36, 48 - 36]  # each utterance's own frames
+
+
+def test_an_attention_decoder_needs_hidden_states(vocabulary: Vocabulary) -> None:
+    decoder = Decoder(Decoding(method="rescoring"), blank=0, attention=Likes([2]))
+    model = Scripted([], spec_of(len(vocabulary)))
+    with pytest.raises(BadBundle, match="gives no hidden states"):
+        Stream(model, Fbank(CMVN), vocabulary, decoder=decoder)
 
 
 # --- bundles -----------------------------------------------------------------------------------

@@ -130,7 +130,7 @@ def test_refuses_a_bundle_that_was_tampered_with(make_bundle: MakeBundle) -> Non
 
 @pytest.mark.parametrize("setting", ["threads", "beam", "batch_size"])
 def test_refuses_settings_below_one(make_bundle: MakeBundle, setting: str) -> None:
-    with pytest.raises(BadRecipe, match=f"{setting}: out of range, got 0"):
+    with pytest.raises(BadRecipe, match=f"{setting}: .*got 0"):
         Transcriber(make_bundle().path, **{setting: 0})
 
 
