@@ -59,7 +59,7 @@ def _x86(flags: set[str]) -> Fact:
     if "avx2" in flags:
         return Fact(
             group="machine", name="int8 instructions", value="AVX2, no VNNI", verdict=WARN,
-            cure="8-bit weights run exactly but slowly here: qat --target ort-x86-avx2 trains for it",
+            cure="8-bit weights run exactly but slowly here; qat --target ort-x86-avx2 has 7",
         )  # fmt: skip
     return Fact(
         group="machine", name="int8 instructions", value="neither VNNI nor AVX2", verdict=WARN,

@@ -55,7 +55,8 @@ def golden_signal(index: int) -> np.ndarray:
     loudness = np.sin(np.pi * np.clip((within - 0.15) / 0.85, 0, 1)) ** 0.5
     burst = np.where(within < 0.15, 0.15, 0.0) * rng.standard_normal(n_samples)
     signal = loudness * voice + burst + 0.002 * rng.standard_normal(n_samples)
-    return np.round(signal * (9000 / np.abs(signal).max())).astype(np.int16)
+    rounded: np.ndarray = np.round(signal * (9000 / np.abs(signal).max())).astype(np.int16)
+    return rounded
 
 
 def wav_bytes(samples: np.ndarray) -> bytes:

@@ -21,7 +21,7 @@ from asrcompress.export.lite_program import (
     Program,
     WeightedOp,
     argument,
-    proto,
+    new_op,
 )
 from asrcompress.ranges import Ranges, WeightRange
 
@@ -149,7 +149,7 @@ class _Rewriter:
 
 
 def _operator(kind: str, tensor: str, grid: str, output: str, axis: int) -> Any:
-    op = proto.OpDesc(type=kind)
+    op = new_op(kind)
     for parameter, name in (
         ("X", tensor),
         ("Scale", f"{grid}_scale"),

@@ -200,6 +200,11 @@ def read_program(prefix: Path, names: dict[str, str]) -> Program:
     return program
 
 
+def new_op(kind: str) -> Any:
+    """An OpDesc without inputs, outputs and attributes."""
+    return proto.OpDesc(type=kind)
+
+
 def argument(op: Any, parameter: str, *, out: bool = False) -> str:
     """The one tensor of an operator's input or output."""
     for item in op.outputs if out else op.inputs:

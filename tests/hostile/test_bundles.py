@@ -138,7 +138,7 @@ CASES: list[tuple[str, Callable[[Any], list[Any]], str]] = [
     (
         "a bit of bundle.json",
         lambda p: flip(p, "bundle.json"),
-        "bundle/bundle.json: is not JSON, Expecting ',' delimiter: line 83 column 1 (char 1662)",
+        "bundle/bundle.json: is not JSON, Expecting ',' delimiter: line 90 column 1 (char 1791)",
     ),
     (
         "a digit of bundle.json",

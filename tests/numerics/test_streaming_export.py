@@ -161,7 +161,10 @@ def test_a_static_chunk_size(
 def test_a_transformer_encoder_streams_without_a_convolution_cache(
     make_experiment: Any, features: list[np.ndarray], tmp_path: Path
 ) -> None:
-    """Absolute positions are added to what a chunk brings, wherever it is in the stream."""
+    """Absolute positions are added to what a chunk brings, wherever it is in the stream.
+
+    PaddleSpeech's chunk by chunk forward fails here (it stacks empty caches); its masked one not.
+    """
     make_experiment(
         tmp_path, blocks=2, width=32, heads=4, feed_forward=64, symbols=["一", "二"],
         encoder="transformer", encoder_conf={"use_dynamic_chunk": True},
@@ -171,8 +174,9 @@ def test_a_transformer_encoder_streams_without_a_convolution_cache(
     network = build_network(checkpoint)
     for settings in (ALL, SOME):
         model = export(checkpoint, settings, tmp_path / "model.onnx")
+        masked = PaddleAcousticModel(network, context=chunk_context(settings))
         streamed = model.log_probs(features[-1:])[0]
-        assert gap(streamed, chunk_by_chunk(network, features[-1], settings)) < 1e-4
+        assert gap(streamed, masked.log_probs(features[-1:])[0]) < 1e-4
 
 
 @pytest.mark.parametrize("gru", [False, True])

@@ -37,9 +37,13 @@ COMPOSERS = frozenset(
         "pruning",
         "recognizer",
         "render",
+        "sherpa_check",
+        "sherpa_forms",
+        "sherpa_shipping",
         "shipping",
         "speed",
         "streaming_stages",
+        "wenet_shipping",
     }
 )
 # What a device does not install; nothing of the runtime may reach for it, not even lazily.

@@ -175,3 +175,32 @@ def test_ranges_keep_the_grid() -> None:
     for top in (0, 128):
         with pytest.raises(ValueError, match="weight_top"):
             dataclasses.replace(ranges, weight_top=top)
+
+
+def _run_with(folder: Path, top: int) -> Any:
+    from asrcompress.ranges import write_ranges
+    from asrcompress.run import Run
+
+    ranges = Ranges(
+        activations={"a": ActivationRange(absmax=1.0)},
+        weights=(WeightRange(parameter="w", axis=1, absmax=(1.0,), input="a"),),
+        weight_top=top,
+    )
+    folder.mkdir()
+    run = Run(path=folder)
+    write_ranges(run.ranges, ranges)
+    return run
+
+
+def test_a_run_ships_to_targets_whose_grid_it_keeps(tmp_path: Path) -> None:
+    from asrcompress.shipping import contract_of
+
+    full, reduced = (_run_with(tmp_path / str(top), top) for top in (127, 63))
+    assert contract_of(full, recipe("int8"), "int8").name == "ort-x86-vnni"
+    assert contract_of(full, recipe("int8"), "ort-arm64").name == "ort-arm64"
+    assert contract_of(reduced, recipe("ort-x86-avx2"), "int8").name == "ort-x86-avx2"
+    assert contract_of(reduced, recipe("ort-x86-avx2"), "ort-arm64").name == "ort-arm64"
+    with pytest.raises(BadRecipe, match="was trained for ort-x86-vnni, whose weights reach 127"):
+        contract_of(full, recipe("int8"), "ort-x86-avx2")
+    with pytest.raises(BadRecipe, match="sherpa-offline takes at most 63"):
+        contract_of(full, recipe("int8"), "sherpa-offline")
