@@ -21,7 +21,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip --quiet
 TEST_ENV := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest
 
-.PHONY: help setup test test-all test-arm64 lint types fuzz bench wheel demo docs lock clean
+.PHONY: help setup test test-all test-lite test-arm64 lint types fuzz bench wheel demo docs lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*##/\1:/p' Makefile
@@ -51,6 +51,9 @@ test-arm64: $(STAMP)  ## the base install and INT8 bundles on an emulated 64-bit
 		|| apt-get install --yes --quiet qemu-user-static debootstrap \
 		|| { echo "needs qemu-user-static and debootstrap" >&2; exit 2; }
 	MAKE_ARM64=1 $(PYTEST) -m slow -rsP tests/arm64 $(ARGS)
+
+test-lite: $(STAMP)  ## Paddle Lite: conversion, its predictor, the INT8 forms (needs a Python 3.8)
+	$(PYTEST) tests/lite tests/e2e/test_lite.py $(ARGS)
 
 lint: $(STAMP)  ## ruff
 	$(BIN)/ruff check .

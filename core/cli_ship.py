@@ -176,7 +176,8 @@ def verify(
         Path | None, typer.Option(help="with sherpa-onnx: CER on this speech [its recordings]")
     ] = None,
     max_cer_increase: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="with sherpa-onnx: absolute, 0.005 is half a point")
+        float,
+        typer.Option(min=0.0, max=1.0, help="with sherpa-onnx: absolute, 0.005 is half a point"),
     ] = 0.005,
     json: Json = False,
     quiet: Quiet = False,

@@ -17,6 +17,7 @@ _OPSET_IMPORT = 8
 _DOMAIN, _VERSION = 1, 2  # of OperatorSetIdProto
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MOST_BYTES = 4096  # of one opset_import: a domain and a number
+_MOST_LENGTH = 1 << 48  # of any field; what is longer cannot be skipped
 
 
 def read_opset(path: Path) -> int:
@@ -58,7 +59,10 @@ def _next_field(stream: BinaryIO, path: Path) -> tuple[int, int, int]:
     tag = _varint(stream, path)
     kind = tag & 7
     if kind in (_VARINT, _BYTES):
-        return tag >> 3, kind, _varint(stream, path)
+        value = _varint(stream, path)
+        if kind == _BYTES and value > _MOST_LENGTH:
+            raise BadBundle(f"{path}: is no ONNX model, or is damaged")
+        return tag >> 3, kind, value
     if kind in (_FIXED64, _FIXED32):
         stream.seek(8 if kind == _FIXED64 else 4, os.SEEK_CUR)
         return tag >> 3, kind, 0

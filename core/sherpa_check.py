@@ -98,8 +98,9 @@ class SherpaVerification:
                     f"{self.folder / item.file}: CER {float(item.theirs.cer):.2%} in sherpa-onnx, "
                     f"{float(item.ours.cer):.2%} in asrcompress, expected at most "
                     f"{100 * self.tolerance:g} points more",
-                    hint="" if self.record.hears_training_features else "its slot hears other "
-                    "features than training did: see docs/sherpa-onnx.md",
+                    hint=""
+                    if self.record.hears_training_features
+                    else "its slot hears other features than training did: see docs/sherpa-onnx.md",
                 )
             if item.ours is None and item.same_texts < item.recordings:
                 raise SelfTestFailed(

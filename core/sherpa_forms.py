@@ -42,8 +42,8 @@ def slot_of(manifest: BundleManifest, *, streaming: bool) -> str:
     plain = replace(features, cmvn_mean=(), cmvn_istd=())
     if replace(plain, n_mels=FeatureSpec().n_mels) != FeatureSpec():
         raise BadRecipe(
-            f"--format: got sherpa-onnx, which computes Kaldi's filter bank of 16-bit samples only, "
-            f"and this network was trained on {features.kind}",
+            "--format: got sherpa-onnx, which computes Kaldi's filter bank of 16-bit samples only, "
+            f"and this network was trained on others ({features.kind})",
             hint="ship it as onnx",
         )
     if streaming:

@@ -28,8 +28,8 @@ def readme(record: SherpaRecord) -> str:
             "",
             *_limits(record),
             *_measured(record),
-            f"`{WAVS}` holds sounds made by arithmetic, not speech; `asrcompress.json` has the text "
-            "that each model gives for them.",
+            f"`{WAVS}` holds sounds made by arithmetic, not speech; `asrcompress.json` has the "
+            "text that each model gives for them.",
             "",
         ]
     )

@@ -85,9 +85,7 @@ class SherpaRecord:
 
     def __post_init__(self) -> None:
         if self.schema_version != SCHEMA_VERSION:
-            raise BadBundle(
-                f"schema_version: got {self.schema_version}, expected {SCHEMA_VERSION}"
-            )
+            raise BadBundle(f"schema_version: got {self.schema_version}, expected {SCHEMA_VERSION}")
         if self.slot not in SLOTS:
             raise BadBundle(f"slot: got {self.slot}, expected one of {', '.join(SLOTS)}")
         if not self.models:
@@ -107,7 +105,7 @@ def is_sherpa_folder(path: Path) -> bool:
 
 
 def write_sherpa_folder(draft: Path, output: Path, record: SherpaRecord, *, force: bool) -> None:
-    """Write the record into `draft`, with the digests of all that is there, and move it to `output`.
+    """Write the record of all that is in `draft` beside it, and move everything to `output`.
 
     Raises:
         OutputExists: there is something at `output` that is not to be replaced.
@@ -163,9 +161,9 @@ def read_sherpa_folder(path: Path) -> SherpaRecord:
     except ValueError as error:
         raise BadBundle(f"{source}: is not JSON, {error}") from error
     record = strict_json.from_json(SherpaRecord, tree, item=str(source), error=BadBundle)
-    found = {
-        item.relative_to(path).as_posix() for item in path.rglob("*") if not item.is_dir()
-    } - {RECORD_NAME}
+    found = {item.relative_to(path).as_posix() for item in path.rglob("*") if not item.is_dir()} - {
+        RECORD_NAME
+    }
     missing, foreign = sorted(record.files.keys() - found), sorted(found - record.files.keys())
     if missing or foreign:
         raise BadBundle(

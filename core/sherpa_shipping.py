@@ -122,7 +122,7 @@ def _origin(
 
 
 def _is_stream(manifest: BundleManifest, recipe: Recipe) -> bool:
-    """Whether the graph for streams is meant: both are there only where the recipe wants streams."""
+    """Whether the graph for streams is meant, of a bundle that has both."""
     target = find_target(recipe.export.target)
     if manifest.streaming is None or target.name == "sherpa-offline":
         return False
@@ -178,9 +178,7 @@ def _with_model(record: SherpaRecord, precision: str, **changes: Any) -> SherpaR
     return replace(record, models={**record.models, precision: changed})
 
 
-def _checked(
-    draft: Path, record: SherpaRecord, origin: _Origin, console: Console
-) -> SherpaRecord:
+def _checked(draft: Path, record: SherpaRecord, origin: _Origin, console: Console) -> SherpaRecord:
     """Loaded in sherpa-onnx, and where the run's gate does not speak for it, gated there."""
     gated = origin.run is not None and (
         not record.hears_training_features or origin.recipe.decoding.method != "greedy"
@@ -232,8 +230,8 @@ def _gate(
     if not verdict.passed:
         raise CerGateFailed(
             f"CER gate in sherpa-onnx: {verdict.reason}",
-            hint="the run passed in asrcompress; the slot hears other features than training did "
-            "(docs/sherpa-onnx.md): ship it as onnx, or allow more (--max-cer-increase) in training",
+            hint="the run passed in asrcompress; sherpa-onnx computes other features than training "
+            "did (docs/sherpa-onnx.md): ship it as onnx, or train with a larger --max-cer-increase",
         )
     console.say(f"CER in sherpa-onnx: {float(after.cer):.2%}, before: {float(before.cer):.2%}")
     reports = {"before": before, "after": after}

@@ -44,6 +44,7 @@ class Target:
         batches: takes several recordings at a time.
         utterances: takes whole recordings.
         streams: families that it takes chunk by chunk.
+        fixed_history: it keeps a fixed number of chunks of a stream, never all.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Target:
     batches: bool = True
     utterances: bool = True
     streams: tuple[str, ...] = ("u2", "deepspeech2")
+    fixed_history: bool = False
 
     @property
     def reduce_range(self) -> bool:
@@ -116,6 +118,7 @@ _ALL = (
         batches=False,
         utterances=False,
         streams=("u2",),
+        fixed_history=True,
     ),
 )
 TARGETS = {target.name: target for target in _ALL}
@@ -196,4 +199,10 @@ def _check_streaming(recipe: Recipe, checkpoint: Checkpoint, target: Target) -> 
         raise BadRecipe(
             f"streaming.chunk_size: got 0, expected a chunk size: {target.name} takes streams only",
             hint="--chunk-size 16, or --target sherpa-offline",
+        )
+    if target.fixed_history and recipe.streaming.left_chunks < 1:
+        raise BadRecipe(
+            f"streaming.left_chunks: got {recipe.streaming.left_chunks}, expected 1 or more: "
+            f"{target.name} keeps a fixed number of chunks",
+            hint="--left-chunks 4",
         )

@@ -192,10 +192,13 @@ def _take_scalars(model: onnx.ModelProto, names: Sequence[str]) -> None:
             )
 
 
-def _cut(
-    model: onnx.ModelProto, inputs: Sequence[str], outputs: Sequence[str]
-) -> onnx.ModelProto:
-    part: onnx.ModelProto = Extractor(model).extract_model(list(inputs), list(outputs))
+def _cut(model: onnx.ModelProto, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.ModelProto:
+    """The part of a graph between some of its tensors; an output may become an input."""
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    whole.graph.value_info.extend(model.graph.output)  # the extractor looks for types here
+    part: onnx.ModelProto = Extractor(whole).extract_model(list(inputs), list(outputs))
+    del part.graph.value_info[:]
     part.ir_version = model.ir_version
     return part
 

@@ -87,7 +87,7 @@ def _combination(wanted: np.ndarray, given: np.ndarray) -> np.ndarray:
     overlapping = np.flatnonzero(given @ wanted)
     if wanted.max() <= _EMPTY:
         return weights
-    if not len(overlapping):  # above sherpa-onnx's last bin, or between two of them: the nearest one
+    if not len(overlapping):  # none of sherpa-onnx's has these FFT bins: the nearest one
         centre = np.average(np.arange(len(wanted)), weights=wanted)
         alive = np.flatnonzero(given.max(axis=1) > _EMPTY)
         centres = given[alive] @ np.arange(len(wanted)) / given[alive].sum(axis=1)

@@ -41,16 +41,18 @@ def workplaces(repo: Path) -> Any:
     return module
 
 
-def _passed(workplaces: Any, root: Path, make: Any, recipe: str, target: str, **options: Any) -> Any:
-    place = workplaces._workplace(root, make, **options)
-    place.write_recipe(root, recipe)
+def _passed(
+    workplaces: Any, root: Path, make: Any, recipe: str, target: str, **options: Any
+) -> None:
+    workplaces._workplace(root, make, **options).write_recipe(root, recipe)
     file = root / "asrcompress.toml"
     run("ptq", "--recipe", file, "--runs", root / "runs", "--target", target, "--quiet")
-    return place
 
 
 @pytest.fixture(scope="session")
-def offline(workplaces: Any, make_experiment: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def offline(
+    workplaces: Any, make_experiment: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A folder with a recipe and a run of a Conformer for whole recordings."""
     root: Path = tmp_path_factory.mktemp("offline")
     _passed(workplaces, root, make_experiment, RECIPE, "sherpa-offline")
@@ -64,9 +66,7 @@ def streaming(
     """The same for streams, with a history of four chunks."""
     root: Path = tmp_path_factory.mktemp("streaming")
     chunks = {"causal": True, "use_dynamic_chunk": True}
-    _passed(
-        workplaces, root, make_experiment, STREAM_RECIPE, "sherpa-stream", encoder_conf=chunks
-    )
+    _passed(workplaces, root, make_experiment, STREAM_RECIPE, "sherpa-stream", encoder_conf=chunks)
     return root
 
 

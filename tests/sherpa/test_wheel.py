@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("sherpa_onnx", reason="needs the [sherpa] extra")
-onnx = pytest.importorskip("onnx", reason="changes graphs")
+pytest.importorskip("onnx", reason="changes graphs")
+import onnx
 from onnx import helper, numpy_helper
 
 from asrcompress.files import sha256_file
@@ -160,7 +161,8 @@ def test_wrong_cmvn_costs_cer_and_is_caught(copy: Path, offline: Path, command: 
 def test_another_computation_is_refused(copy: Path, command: Any) -> None:
     def scale(model: Any) -> None:
         item = next(i for i in model.graph.initializer if i.name.endswith("w_1.weight_scale"))
-        item.CopyFrom(numpy_helper.from_array(np.float32(2) * numpy_helper.to_array(item), item.name))
+        doubled = np.float32(2) * numpy_helper.to_array(item)
+        item.CopyFrom(numpy_helper.from_array(doubled, item.name))
 
     reseal(copy, scale)
     result = command("verify", copy, "--with", "sherpa-onnx", "--quiet", expect=3)

@@ -250,3 +250,34 @@ def test_a_network_for_a_blink_has_no_room_for_them(golden_bundle: Bundle, tmp_p
     recognizer = dataclasses.replace(from_bundle(golden_bundle.path), max_frames=20)
     with pytest.raises(ExportFailed, match="takes 20 frames only"):
         record_golden(recognizer, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("target", "asked"), [("ort-x86-vnni", "1"), ("ort-x86-avx2", "0"), ("", "1")]
+)
+def test_exact_sums_are_asked_for_unless_weights_have_seven_bits(
+    golden_bundle: Bundle,
+    reseal: Reseal,
+    monkeypatch: pytest.MonkeyPatch,
+    target: str,
+    asked: str,
+) -> None:
+    import onnxruntime
+
+    seen: dict[str, str] = {}
+
+    class Recording(onnxruntime.SessionOptions):  # type: ignore[misc]
+        def add_session_config_entry(self, key: str, value: str) -> None:
+            seen[key] = value
+            super().add_session_config_entry(key, value)
+
+    reseal(golden_bundle.path, lambda tree: tree.update(target=target))
+    monkeypatch.setattr(onnxruntime, "SessionOptions", Recording)
+    Transcriber(golden_bundle.path)
+    assert seen["session.x64quantprecision"] == asked
+
+
+def test_an_unknown_target_is_refused(golden_bundle: Bundle, reseal: Reseal) -> None:
+    reseal(golden_bundle.path, lambda tree: tree.update(target="tpu"))
+    done = verify(golden_bundle.path)
+    assert done.exit_code == 3 and "target is not allowed, got tpu" in done.stderr

@@ -81,6 +81,7 @@ def test_a_share_that_cannot_be_reached_is_refused_before_training(checkpoint: A
     ("name", "chunk_size", "said"),
     [
         ("sherpa-stream", 0, "got 0, expected a chunk size: sherpa-stream takes streams only"),
+        ("sherpa-stream", 16, "left_chunks: got -1, expected 1 or more: sherpa-stream keeps"),
         ("sherpa-offline", 16, "got 16, expected 0: sherpa-offline takes no streams of u2"),
         ("lite-arm", 16, "got 16, expected 0: lite-arm takes no streams of u2"),
     ],
