@@ -104,10 +104,13 @@ def _vectors(group: Group, state: Mapping[str, np.ndarray]) -> np.ndarray:
 def _per_unit(member: Member, tensor: np.ndarray) -> np.ndarray:
     """(units, numbers) of one tensor."""
     moved = np.moveaxis(tensor, member.axis, 0).reshape(tensor.shape[member.axis], -1)
-    return moved[member.rows].reshape(len(member.rows), -1)
+    found: np.ndarray = moved[member.rows].reshape(len(member.rows), -1)
+    return found
 
 
 def _distances(vectors: np.ndarray) -> np.ndarray:
     """Euclidean distances between all units."""
     squares = np.square(vectors).sum(1)
-    return np.sqrt(np.maximum(squares[:, None] + squares[None] - 2 * vectors @ vectors.T, 0.0))
+    products = squares[:, None] + squares[None] - 2 * vectors @ vectors.T
+    found: np.ndarray = np.sqrt(np.maximum(products, 0.0))
+    return found

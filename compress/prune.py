@@ -72,6 +72,7 @@ def score_units(
     for index, batch in enumerate(speech.batches(0)):
         if index == total:
             break
+        assert batch is not None  # one worker has a share of every batch
         lengths = paddle.to_tensor(batch.lengths)
         encoded = encode(network, paddle.to_tensor(batch.features), lengths)
         labels = paddle.to_tensor(batch.tokens), paddle.to_tensor(batch.token_lengths)

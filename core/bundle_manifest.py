@@ -217,7 +217,7 @@ class BundleManifest:
         streaming: the graph for streams, where there is one.
         decoder: the attention decoder, where there is one; the graph then has a third output, the
             hidden states that it reads.
-        lite: the files for Paddle Lite in a bundle for it; `model` is the longest of them, `opset` 0.
+        lite: the files for Paddle Lite in a bundle for it; `model` is the longest, `opset` 0.
         opset: of ONNX's own domain.
         tools: name -> version of what made the bundle.
         integer_share: share of the encoder's multiply-accumulates that run in integer kernels.

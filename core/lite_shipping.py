@@ -123,7 +123,7 @@ def _convert(
 
     made = []
     for seconds in options.buckets_s:
-        frames = _frames(seconds, origin.checkpoint)
+        frames = _frames(seconds, origin)
         outputs = _outputs(frames, network, origin.checkpoint)
         program = trace_bucket(
             network, frames=frames, outputs=outputs, n_mels=origin.checkpoint.features.width
@@ -141,8 +141,13 @@ def _convert(
     return made
 
 
-def _frames(seconds: float, checkpoint: Checkpoint) -> int:
+def _frames(seconds: float, origin: Origin) -> int:
+    checkpoint = origin.checkpoint
     frames = int(seconds * 1000 / checkpoint.features.frame_shift_ms)
+    if origin.precision == "int8" and origin.executed:
+        # The x86 kernels convert a tensor right if its size % 32 < 8. 8k + 6 frames of 80 mels are
+        # 4k + 2 and then 2k frames: right for every convolution of a width that 16 divides.
+        frames += (6 - frames) % 8
     least, most = _min_frames(checkpoint), u2_settings.max_frames(checkpoint.network)
     if frames < least or (most is not None and frames > most):
         raise BadRecipe(

@@ -14,7 +14,7 @@ from asrcompress.checkpoint import Checkpoint, read_checkpoint
 from asrcompress.console import Console
 from asrcompress.decoder_stages import check_decodable
 from asrcompress.errors import BadRecipe, BadRun, CerGateFailed
-from asrcompress.files import refuse_overwrite, sha256_file
+from asrcompress.files import refuse_overwrite, sha256_file, writing
 from asrcompress.golden_recording import record_golden
 from asrcompress.ranges import read_ranges
 from asrcompress.recipe import Recipe
@@ -231,7 +231,7 @@ def _write(
         vocabulary=vocabulary,
         max_frames=manifest.max_frames,
     )
-    with tempfile.TemporaryDirectory(prefix="asrcompress-") as folder:
+    with writing(output), tempfile.TemporaryDirectory(prefix="asrcompress-") as folder:
         golden = record_golden(recognizer, Path(folder))
         return write_bundle(
             output,

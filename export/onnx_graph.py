@@ -53,9 +53,7 @@ class Interface:
     weights: tuple[str, ...]
 
 
-def utterance_interface(
-    *, n_mels: int, vocabulary: int, hidden: int | None = None
-) -> Interface:
+def utterance_interface(*, n_mels: int, vocabulary: int, hidden: int | None = None) -> Interface:
     """Features of whole utterances to log-probabilities; names as in sherpa-onnx's offline slots.
 
     Args:

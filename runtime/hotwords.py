@@ -74,7 +74,7 @@ class Hotwords:
         return _State(self._root)
 
     def extend(self, state: _State, token: int) -> tuple[_State, float]:
-        """State after the token, and the change of the bonus with the shares of unfinished words."""
+        """State after the token, and the change of the bonus; an unfinished word has a share."""
         return self._read(state, self._texts[token])
 
     def finish(self, state: _State) -> float:

@@ -23,10 +23,13 @@ _SWEEPS = 200
 
 
 class SherpaFbank(Fbank):
-    """Features without CMVN, as the wenet_ctc slots get them."""
+    """Features without CMVN, as the wenet_ctc slots get them.
+
+    Args:
+        spec: what the network was trained on.
+    """
 
     def __init__(self, spec: FeatureSpec) -> None:
-        """Args: spec: what the network was trained on."""
         super().__init__(sherpa_spec(spec))
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
@@ -61,7 +64,8 @@ def mel_conversion(spec: FeatureSpec) -> np.ndarray:
     bins. What lies above 7600 Hz cannot be had, and an empty triangle is an empty row.
     """
     wanted, given = _filters(spec), _filters(sherpa_spec(spec))
-    return np.stack([_combination(row, given) for row in wanted]).astype(np.float32)
+    rows = [_combination(row, given).astype(np.float32) for row in wanted]
+    return np.stack(rows)
 
 
 def is_empty(spec: FeatureSpec) -> np.ndarray:

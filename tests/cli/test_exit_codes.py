@@ -284,7 +284,9 @@ def test_init_writes_once(
 def test_the_recipe_of_the_folder_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a flag wins over it, a path on the command line being relative to the shell's folder."""
     seen = []
-    monkeypatch.setattr(cli_compress, "_compress", lambda kind, recipe, *_, **__: seen.append(recipe))
+    monkeypatch.setattr(
+        cli_compress, "_compress", lambda kind, recipe, *_, **__: seen.append(recipe)
+    )
     (tmp_path / "asrcompress.toml").write_text("[training]\nepochs = 7\nseed = 5\n")
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path / "below")

@@ -100,7 +100,7 @@ CASES: list[tuple[str, Callable[[Any], list[Any]], str]] = [
     (
         "a recipe with a key that is unknown",
         lambda p: edit(p, recipe={"evil": 1}),
-        "run: evil is not a setting, expected one of checkpoint, data, quantization, training, gate, export, runs",
+        "run: evil is not a setting, expected one of checkpoint, data, prune, quantization, training, decoding, gate, streaming, export, runs",
     ),
     ("a recipe without a checkpoint", lambda p: edit(p, recipe={}), "run: names no checkpoint"),
     (
@@ -176,7 +176,7 @@ CASES: list[tuple[str, Callable[[Any], list[Any]], str]] = [
     (
         "evaluate: no digest",
         lambda p: evaluate(p, edit(p, model_sha256=None)),
-        "run: has no INT8 model yet",
+        "run: has no model.int8.onnx yet",
     ),
     (
         "evaluate: another model",

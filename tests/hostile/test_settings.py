@@ -99,12 +99,12 @@ CASES: list[tuple[str, Callable[[Any], list[Any]], str]] = [
     (
         "a table that is unknown",
         lambda p: toml(p, "[trainign]\nepochs = 1"),
-        "TMP/asrcompress.toml: trainign is not a setting, expected one of checkpoint, data, quantization, training, gate, export, runs",
+        "TMP/asrcompress.toml: trainign is not a setting, expected one of checkpoint, data, prune, quantization, training, decoding, gate, streaming, export, runs",
     ),
     (
         "a setting that is unknown",
         lambda p: toml(p, "[export]\nopsets = 1"),
-        "TMP/asrcompress.toml: export.opsets is not a setting, expected one of opset, max_seconds",
+        "TMP/asrcompress.toml: export.opsets is not a setting, expected one of target, opset, max_seconds",
     ),
     (
         "a table that is a number",
@@ -326,7 +326,11 @@ CASES: list[tuple[str, Callable[[Any], list[Any]], str]] = [
         flags(),
         "checkpoint.path: not set, and no asrcompress.toml in this folder or above it",
     ),
-    ("--target int4", command("ptq", "--target", "int4"), "--target: got int4, expected int8"),
+    (
+        "--target int4",
+        command("ptq", "--target", "int4"),
+        "export.target: got 'int4', expected one of ort-x86-vnni, ort-x86-avx2, ort-arm64, lite-arm, lite-x86, sherpa-offline, sherpa-stream, int8, arm, x86",
+    ),
     (
         "qat without epochs",
         command("qat", "--epochs", "0"),
@@ -335,7 +339,7 @@ CASES: list[tuple[str, Callable[[Any], list[Any]], str]] = [
     (
         "export --format tflite",
         command("export", "--format", "tflite"),
-        "--format: got tflite, expected onnx",
+        "--format: got tflite, expected onnx, paddle-lite, sherpa-onnx or wenet",
     ),
     (
         "export --precision int4",

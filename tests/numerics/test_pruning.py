@@ -224,11 +224,9 @@ def test_blocks_behind_a_dropped_one_move_up() -> None:
     }
 
 
-def test_rotary_attention_is_refused(
-    make_experiment: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_rotary_attention_is_refused(make_experiment: Callable[..., Path], tmp_path: Path) -> None:
     folder = make_experiment(tmp_path / "rope", encoder_conf={"pos_enc_layer_type": "rope_pos"})
-    with pytest.raises(BadCheckpoint, match="RoPERelPosition.*expected absolute or relative"):
+    with pytest.raises(BadCheckpoint, match=r"RoPERelPosition.*expected absolute or relative"):
         groups_of(build_network(read_checkpoint(folder)))
 
 

@@ -183,7 +183,7 @@ def test_a_resumed_run_is_bit_equal_to_an_undisturbed_one(checkpoint: Any, tmp_p
             break
     import_paddle().save(cut.state(), str(tmp_path / "state"))
     resumed = trainer(checkpoint)
-    resumed.restore(state)
+    resumed.restore(read_state(tmp_path / "state"))
     assert resumed.progress.step == 2
     while resumed.progress.epoch < 2:
         list(resumed.steps())

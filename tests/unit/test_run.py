@@ -157,8 +157,11 @@ def test_the_last_run_that_passed(recipe: Recipe, checkpoint: Checkpoint) -> Non
         seeded = override(recipe, {("training", "seed"): seed})
         runs.append(open_run("qat", seeded, checkpoint, tools={}))
         runs[-1].update(status=status, finished=float(10 - seed))
+        runs[-1].model.write_bytes(b"graph")
+    pruned = open_run("prune", recipe, checkpoint, tools={})  # no artifact to ship
+    pruned.update(status=PASSED, finished=99.0)
     assert latest_passing_run(recipe.runs) == runs[0]
-    for run in runs[:2]:
+    for run in (*runs[:2], pruned):
         run.update(status=FAILED)
     with pytest.raises(BadRun, match=rf"{runs[2].name} failed"):
         latest_passing_run(recipe.runs)

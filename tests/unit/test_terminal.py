@@ -115,7 +115,12 @@ def test_outcome_fits_80_columns_and_paths_stay_whole(
         model.write_bytes(bytes(123_456))
     verdict = judge(report, report, max_increase=0)
     outcome: Any = SimpleNamespace(
-        run=run, verdict=verdict, report=folder / "r", failure=None, integer_share=1.0
+        run=run,
+        verdict=verdict,
+        report=folder / "r",
+        failure=None,
+        integer_share=1.0,
+        streaming=None,
     )
     text = shown(render.outcome(outcome), monkeypatch)
     assert f"run: {folder}\n" in text  # to be copied: never broken
