@@ -33,8 +33,8 @@ def layers_of(
     if decoding.uses_decoder:
         layers += u2_decoder.layers_of(network, reverse=decoding.uses_reverse)
         attentions += u2_decoder.attentions_of(network, reverse=decoding.uses_reverse)
-    names = [edges.name for edges in (*layers, *attentions)]
-    check_skip(skip, names + [edges.name for edges in recurrent_of(network)])
+    known = [edges.name for edges in layers] + [edges.name for edges in attentions]
+    check_skip(skip, known + [edges.name for edges in recurrent_of(network)])
     return [edges for edges in layers if not skipped(edges.name, skip)]
 
 
