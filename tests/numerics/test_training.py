@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from asrcompress.acoustic import TRAINING_CONTEXT
 from asrcompress.errors import BadManifest, TrainingFailed
 from asrcompress.front_end import SpecAugment
 from asrcompress.manifest import Utterance
@@ -138,18 +139,18 @@ def test_teacher_of_an_unquantized_student_has_nothing_to_say(checkpoint: Any) -
     made = trainer(checkpoint)
     batch = next(made._data.batches(0))
     made._network.eval()
-    distance = made._losses(batch)[0].distillation
+    distance = made._losses(batch, TRAINING_CONTEXT)[0].distillation
     assert distance is not None
     assert distance > 0
     made._network = made._teacher
-    same = made._losses(batch)[0].distillation
+    same = made._losses(batch, TRAINING_CONTEXT)[0].distillation
     assert same == pytest.approx(0.0, abs=1e-4)
     assert distance > 10 * abs(same or 0.0)
 
 
 def test_without_teacher_there_is_no_distillation(checkpoint: Any) -> None:
     made = trainer(checkpoint, teacher=False)
-    losses = made._losses(next(made._data.batches(0)))[0]
+    losses = made._losses(next(made._data.batches(0)), TRAINING_CONTEXT)[0]
     assert losses.distillation is None
     assert losses.attention is not None
     assert losses.total == pytest.approx(0.3 * losses.ctc + 0.7 * losses.attention, rel=1e-5)
