@@ -31,6 +31,7 @@ from asrcompress.export.integer_share import measure_integer_share
 from asrcompress.export.onnx_graph import save_graph
 from asrcompress.export.shared_weights import share_weights
 from asrcompress.export.streaming import describe_again, example_feed, export_streaming
+from asrcompress.manifest import load_manifest
 from asrcompress.network import PaddleAcousticModel, build_network
 from asrcompress.runtime.chunk_model import ChunkedAcousticModel, open_chunk_model
 from asrcompress.runtime.features import Fbank
@@ -363,14 +364,14 @@ def test_a_convolution_that_looks_ahead_has_no_streaming_graph(
 # --- real speech ------------------------------------------------------------------------------
 
 
+@pytest.mark.shared
 @pytest.mark.slow
 def test_real_speech_streams_as_in_paddlespeech(
     shared: Path, streamable: Checkpoint, tmp_path: Path
 ) -> None:
     """Features of real recordings, through random weights: every frame agrees."""
-    audio = sorted(path for path in (shared / "data").rglob("*.flac"))[:3]
-    if not audio:
-        pytest.skip(f"no .flac under {shared / 'data'}")
+    manifest = shared / "data/librispeech-mini/test.jsonl"
+    audio = [item.audio for item in load_manifest(manifest)[:3]]
     fbank, network = Fbank(streamable.features), build_network(streamable)
     settings = Streaming(chunk_size=16)
     model = export(streamable, settings, tmp_path / "model.onnx")
