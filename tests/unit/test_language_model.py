@@ -12,6 +12,7 @@ import pytest
 from asrcompress.errors import BadLanguageModel, MissingExtra
 from asrcompress.runtime.decode import prefix_beam
 from asrcompress.runtime.language_model import (
+    KenlmModel,
     LanguageModelFusion,
     NgramModel,
     parse_arpa,
@@ -91,11 +92,14 @@ def test_without_unk_an_unknown_word_is_next_to_impossible() -> None:
 
 def test_kenlm_agrees_with_our_reader(tmp_path: Path) -> None:
     kenlm = pytest.importorskip("kenlm", reason="needs the [lm] extra")
-    (tmp_path / "m.arpa").write_text(ARPA, encoding="utf-8")
+    # KenLM takes no remark in front of the data.
+    (tmp_path / "m.arpa").write_text(ARPA[ARPA.index("\\data") :], encoding="utf-8")
     reference = kenlm.Model(str(tmp_path / "m.arpa"))
     model = parse_arpa(ARPA, source="m")
     for text in ("开 灯", "关 灯", "开 关", "热", "", "开 热 灯 关 开 开 灯"):
-        assert log10_of(model, *text.split()) == pytest.approx(reference.score(text), abs=1e-5)
+        wanted = pytest.approx(reference.score(text), abs=1e-5)
+        assert log10_of(model, *text.split()) == wanted
+        assert log10_of(KenlmModel(tmp_path / "m.arpa"), *text.split()) == wanted
 
 
 def test_a_binary_without_kenlm_names_the_extra(tmp_path: Path) -> None:
