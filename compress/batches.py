@@ -9,17 +9,23 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from asrcompress.acoustic import subsampling_factor
 from asrcompress.audio import SAMPLE_RATE_HZ, read_audio
+from asrcompress.checkpoint import Checkpoint
 from asrcompress.errors import BadManifest
 from asrcompress.front_end import SpecAugment
 from asrcompress.manifest import Utterance
+from asrcompress.recipe import Recipe
 from asrcompress.tokenizer import Tokenizer
 
 # PaddleSpeech's label for padding (paddlespeech/s2t/frontend/utility.py, IGNORE_ID).
 _IGNORE_ID = -1
+# Masks for a checkpoint whose preprocess.yaml has none: a light form of PaddleSpeech's.
+_DEFAULT_MASKS = SpecAugment(freq_masks=2, freq_mask_width=10, time_masks=2, time_mask_width=20)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,3 +202,33 @@ def duration_s(utterance: Utterance) -> float:
     if utterance.end_s is not None:
         return utterance.end_s - (utterance.start_s or 0.0)
     return len(read_audio(utterance.audio, start_s=utterance.start_s)) / SAMPLE_RATE_HZ
+
+
+def training_set(
+    utterances: Sequence[Utterance],
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    network: Any,
+    load_features: Callable[[Utterance], np.ndarray],
+) -> TrainingSet:
+    """What `network` is trained on, as the recipe says.
+
+    Args:
+        checkpoint: whose transcripts' units, and masks where it has some, are used.
+        load_features: as for `TrainingSet`.
+    Raises:
+        BadManifest: nothing is left to train on.
+    """
+    settings, own = recipe.training, checkpoint.spec_augment
+    masks = own if own != SpecAugment() else _DEFAULT_MASKS
+    return TrainingSet(
+        utterances,
+        load_features=load_features,
+        frame_shift_ms=checkpoint.features.frame_shift_ms,
+        tokenizer=checkpoint.tokenizer,
+        subsampling=subsampling_factor(network),
+        max_duration_s=recipe.data.max_duration_s,
+        batch_frames=settings.batch_frames,
+        spec_augment=masks if settings.spec_augment else None,
+        seed=settings.seed,
+    )

@@ -22,7 +22,6 @@ from asrcompress.compress.groups import Group, Member
 from asrcompress.errors import BadRecipe
 
 MAGNITUDES = ("l1", "l2", "fpgm")
-TAYLOR = "taylor"
 
 
 def score_magnitudes(

@@ -20,6 +20,7 @@ import_u2()  # PaddleSpeech patches Paddle's Tensor while it is imported; the me
 from paddle import nn  # noqa: E402
 from paddle.nn import functional as F  # noqa: E402
 from paddlespeech.s2t.modules.attention import (  # noqa: E402
+    MultiHeadedAttention,
     RelPositionMultiHeadedAttention,
     RoPERelPositionMultiHeadedAttention,
 )
@@ -95,7 +96,54 @@ class AttentionQuanters(nn.Layer):
             self.add_sublayer(name, quanter)
 
 
-class QuantedRelPositionAttention(RelPositionMultiHeadedAttention):
+class _QuantedAttention(MultiHeadedAttention):
+    """What the quantized attentions share: the layer's projections, quantized before, and operands.
+
+    A subclass also derives from PaddleSpeech's class, whose arithmetic it repeats.
+    """
+
+    def __init__(self, layer: Any, config: Any) -> None:
+        nn.Layer.__init__(self)
+        self.h, self.d_k = layer.h, layer.d_k
+        self.linear_q, self.linear_k, self.linear_v = layer.linear_q, layer.linear_k, layer.linear_v
+        self.linear_out, self.dropout = layer.linear_out, layer.dropout
+        # Set by the caller: a quanter in the config would be inherited by every sublayer.
+        self.quanters: AttentionQuanters | None = None
+
+    def _context(self, scores: Any, v: Any, mask: Any) -> Any:
+        """softmax, dropout and the product with the values, as in ``forward_attention``."""
+        assert self.quanters is not None
+        edges = self.quanters
+        padding = mask.unsqueeze(1).equal(0)[:, :, :, : scores.shape[-1]]
+        attention = F.softmax(scores.masked_fill(padding, -float("inf")), axis=-1)
+        attention = edges.weights(attention.masked_fill(padding, 0.0))
+        context = paddle.matmul(self.dropout(attention), edges.value(v))
+        context = context.transpose([0, 2, 1, 3]).reshape([v.shape[0], -1, self.h * self.d_k])
+        return self.linear_out(context)
+
+
+class QuantedMultiHeadedAttention(_QuantedAttention):
+    """PaddleSpeech's attention without positions, its products quantized.
+
+    The arithmetic is that of ``MultiHeadedAttention.forward`` without caches; Transformer encoders
+    and the attention decoder have it.
+    """
+
+    # Of each product: the weight behind its right operand, and both operands.
+    products = (("linear_k", "query", "key"), ("linear_v", "weights", "value"))
+
+    def forward(
+        self, query: Any, key: Any, value: Any, mask: Any, pos_emb: Any = None, cache: Any = None
+    ) -> tuple[Any, Any]:
+        """Attention; shapes as in PaddleSpeech. The cache is passed through untouched."""
+        assert self.quanters is not None
+        edges = self.quanters
+        q, k, v = self.forward_qkv(query, key, value)
+        scores = paddle.matmul(edges.query(q), edges.key(k), transpose_y=True)
+        return self._context(scores / math.sqrt(self.d_k), v, mask), cache
+
+
+class QuantedRelPositionAttention(_QuantedAttention, RelPositionMultiHeadedAttention):
     """PaddleSpeech's relative-position attention with quantized products.
 
     The arithmetic is that of ``RelPositionMultiHeadedAttention.forward`` without caches; the
@@ -112,16 +160,11 @@ class QuantedRelPositionAttention(RelPositionMultiHeadedAttention):
     )
 
     def __init__(self, layer: Any, config: Any) -> None:
-        nn.Layer.__init__(self)
-        self.h, self.d_k = layer.h, layer.d_k
-        self.linear_q, self.linear_k, self.linear_v = layer.linear_q, layer.linear_k, layer.linear_v
-        self.linear_out, self.linear_pos = layer.linear_out, layer.linear_pos
+        super().__init__(layer, config)
+        self.linear_pos, self.adaptive_scale = layer.linear_pos, layer.adaptive_scale
         self.pos_bias_u, self.pos_bias_v = layer.pos_bias_u, layer.pos_bias_v
-        self.dropout, self.adaptive_scale = layer.dropout, layer.adaptive_scale
         if layer.adaptive_scale:
             self.ada_scale, self.ada_bias = layer.ada_scale, layer.ada_bias
-        # Set by the caller: a quanter in the config would be inherited by every sublayer.
-        self.quanters: AttentionQuanters | None = None
 
     def forward(
         self, query: Any, key: Any, value: Any, mask: Any, pos_emb: Any, cache: Any = None
@@ -144,10 +187,10 @@ class QuantedRelPositionAttention(RelPositionMultiHeadedAttention):
             transpose_y=True,
         )
         scores = (content + position) / math.sqrt(self.d_k)
-        return _context(self, edges, scores, v, mask), cache
+        return self._context(scores, v, mask), cache
 
 
-class QuantedRotaryAttention(RoPERelPositionMultiHeadedAttention):
+class QuantedRotaryAttention(_QuantedAttention, RoPERelPositionMultiHeadedAttention):
     """PaddleSpeech's attention with rotary positions, its products quantized.
 
     The arithmetic is that of ``RoPERelPositionMultiHeadedAttention.forward`` without caches;
@@ -156,14 +199,6 @@ class QuantedRotaryAttention(RoPERelPositionMultiHeadedAttention):
 
     # Of each product: the weight behind its right operand, and both operands.
     products = (("linear_k", "query", "key"), ("linear_v", "weights", "value"))
-
-    def __init__(self, layer: Any, config: Any) -> None:
-        nn.Layer.__init__(self)
-        self.h, self.d_k = layer.h, layer.d_k
-        self.linear_q, self.linear_k, self.linear_v = layer.linear_q, layer.linear_k, layer.linear_v
-        self.linear_out, self.dropout = layer.linear_out, layer.dropout
-        # Set by the caller: a quanter in the config would be inherited by every sublayer.
-        self.quanters: AttentionQuanters | None = None
 
     def forward(
         self, query: Any, key: Any, value: Any, mask: Any, pos_emb: Any, cache: Any = None
@@ -174,14 +209,4 @@ class QuantedRotaryAttention(RoPERelPositionMultiHeadedAttention):
         q, k, v = self.forward_qkv(query, key, value)
         q, k = self.apply_rotary_position_embeddings(pos_emb[:, -q.shape[2] :, :], q, k)
         scores = paddle.matmul(edges.query(q), edges.key(k), transpose_y=True)
-        return _context(self, edges, scores / math.sqrt(self.d_k), v, mask), cache
-
-
-def _context(layer: Any, edges: AttentionQuanters, scores: Any, v: Any, mask: Any) -> Any:
-    """softmax, dropout and the product with the values, as in ``forward_attention``."""
-    padding = mask.unsqueeze(1).equal(0)[:, :, :, : scores.shape[-1]]
-    attention = F.softmax(scores.masked_fill(padding, -float("inf")), axis=-1)
-    attention = edges.weights(attention.masked_fill(padding, 0.0))
-    context = paddle.matmul(layer.dropout(attention), edges.value(v))
-    context = context.transpose([0, 2, 1, 3]).reshape([v.shape[0], -1, layer.h * layer.d_k])
-    return layer.linear_out(context)
+        return self._context(scores / math.sqrt(self.d_k), v, mask), cache

@@ -103,8 +103,10 @@ def costs_of(
     if measure != "macs":
         raise BadRecipe(f"prune.measure: got {measure}, expected parameters or macs")
     width = network.encoder.encoders[0].self_attn.d_k
-    products = {id(group): 3.0 * frames * width for group in groups if group.kind == HEADS}
-    costs = [group.macs_per_frame + products.get(id(group), 0.0) for group in groups]
+    costs = [
+        group.macs_per_frame + (3.0 * frames * width if group.kind == HEADS else 0.0)
+        for group in groups
+    ]
     # What no group owns: the projection behind the subsampling; its convolutions stay as they are.
     fixed = sum(
         float(np.prod(shape))
@@ -135,16 +137,17 @@ def prune(
         BadRecipe: `amount` cannot be reached.
     """
     every = groups_of(network)
-    groups = [group for group in every if group.block not in drop]
-    kept_scores = [s for s, group in zip(scores, every, strict=True) if group.block not in drop]
-    costs, total = costs_of(network, groups, measure=measure, frames=frames)
-    if measure == "macs":
-        _, total = costs_of(network, every, measure=measure, frames=frames)
-    gone = _cost_of_blocks(network, every, drop, measure=measure, frames=frames)
+    costs, total = costs_of(network, every, measure=measure, frames=frames)
+    inside = [index for index, group in enumerate(every) if group.block not in drop]
+    groups = [every[index] for index in inside]
+    if measure == "parameters":  # norms and what else no unit owns go with a block
+        gone = _parameters_of_blocks(network, drop)
+    else:
+        gone = sum(c * g.units for c, g in zip(costs, every, strict=True) if g.block in drop)
     plan = plan_pruning(
         groups,
-        kept_scores,
-        costs,
+        [scores[index] for index in inside],
+        [costs[index] for index in inside],
         total_cost=total,
         amount=max(0.0, amount - gone / total),
         uniform=uniform,
@@ -212,17 +215,12 @@ def least_blocks(
     return tuple(sorted(gone))
 
 
-def _cost_of_blocks(
-    network: Any, groups: Sequence[Group], drop: Sequence[int], *, measure: str, frames: int
-) -> float:
-    if measure == "parameters":
-        prefixes = tuple(f"encoder.encoders.{index}." for index in drop)
-        return float(
-            sum(
-                int(np.prod(tensor.shape))
-                for name, tensor in network.named_parameters()
-                if prefixes and name.startswith(prefixes)
-            )
+def _parameters_of_blocks(network: Any, blocks: Sequence[int]) -> float:
+    prefixes = tuple(f"encoder.encoders.{index}." for index in blocks)
+    return float(
+        sum(
+            int(np.prod(tensor.shape))
+            for name, tensor in network.named_parameters()
+            if name.startswith(prefixes)
         )
-    costs, _ = costs_of(network, groups, measure=measure, frames=frames)
-    return sum(c * g.units for c, g in zip(costs, groups, strict=True) if g.block in drop)
+    )

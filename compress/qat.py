@@ -8,22 +8,19 @@ from dataclasses import asdict
 
 import numpy as np
 
-from asrcompress.acoustic import TRAINING_CONTEXT, subsampling_factor
+from asrcompress.acoustic import TRAINING_CONTEXT
 from asrcompress.attention_decoder import forced
 from asrcompress.calibration.histograms import record
 from asrcompress.checkpoint import Checkpoint
-from asrcompress.compress.batches import TrainingSet
+from asrcompress.compress.batches import training_set
 from asrcompress.compress.quantized_network import QuantizedNetwork
 from asrcompress.compress.scalars import Scalars, scalar_log
-from asrcompress.compress.trainer import Trainer
+from asrcompress.compress.trainer import Trainer, write_state
 from asrcompress.compress.workers import Workers
 from asrcompress.console import Console
-from asrcompress.files import temporary_beside, writing
-from asrcompress.front_end import SpecAugment
 from asrcompress.histogram import Histogram, write_histograms
 from asrcompress.manifest import Utterance
 from asrcompress.network import PaddleAcousticModel, PaddleAttentionDecoder, build_network
-from asrcompress.paddle_imports import import_paddle
 from asrcompress.ranges import read_ranges, write_ranges
 from asrcompress.recipe import Recipe, Training
 from asrcompress.run import Run
@@ -32,8 +29,6 @@ from asrcompress.subject import subject_of, trained_of
 from asrcompress.targets import find_target
 from asrcompress.weights import read_state
 
-# Masks for a checkpoint whose preprocess.yaml has none: a light form of PaddleSpeech's.
-DEFAULT_MASKS = SpecAugment(freq_masks=2, freq_mask_width=10, time_masks=2, time_mask_width=20)
 _CALIBRATED = "calibrated.json"
 
 
@@ -141,18 +136,7 @@ def _train(
     workers: Workers,
 ) -> None:
     settings = recipe.training
-    masks = checkpoint.spec_augment if checkpoint.spec_augment != SpecAugment() else DEFAULT_MASKS
-    data = TrainingSet(
-        utterances,
-        load_features=load_features,
-        frame_shift_ms=checkpoint.features.frame_shift_ms,
-        tokenizer=checkpoint.tokenizer,
-        subsampling=subsampling_factor(quantized.network),
-        max_duration_s=recipe.data.max_duration_s,
-        batch_frames=settings.batch_frames,
-        spec_augment=masks if settings.spec_augment else None,
-        seed=settings.seed,
-    )
+    data = training_set(utterances, recipe, checkpoint, quantized.network, load_features)
     if str(data.skipped) and workers.leads:
         console.warn(f"training manifest: left out {data.skipped}")
     teacher = build_network(checkpoint, device=settings.device) if settings.distillation else None
@@ -169,7 +153,7 @@ def _train(
     with scalar_log(run.path / "visualdl") as scalars:
         while trainer.progress.epoch < settings.epochs:
             _epoch(run, trainer, settings, scalars, console)
-            _save_state(run, trainer)
+            write_state(run.state, trainer.state())
 
 
 def _follow(trainer: Trainer, epochs: int) -> None:
@@ -193,19 +177,8 @@ def _epoch(
             scalars.add(step.number, values)
             advance(round(1000 * step.done), 1000)
             if step.done < 1 and time.monotonic() - saved >= settings.save_every_s:
-                _save_state(run, trainer)
+                write_state(run.state, trainer.state())
                 saved = time.monotonic()
     message = f"{title}: loss {float(np.mean(totals)):.4f}"
     run.log(message)
     console.say(message)
-
-
-def _save_state(run: Run, trainer: Trainer) -> None:
-    """Write the training state under a temporary name and rename it."""
-    temporary = temporary_beside(run.state)
-    with writing(run.state):
-        try:
-            import_paddle().save(trainer.state(), str(temporary))
-            temporary.replace(run.state)
-        finally:
-            temporary.unlink(missing_ok=True)

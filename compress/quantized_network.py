@@ -7,13 +7,13 @@ from typing import Any
 
 from asrcompress.batch_norm import fold_batch_norm
 from asrcompress.calibration.observers import make_observer
-from asrcompress.compress.decoder_layers import QuantedMultiHeadedAttention
 from asrcompress.compress.edges import AttentionEdges, LayerEdges, RecurrentEdges
 from asrcompress.compress.families import attentions_of, layers_of, recurrent_of
 from asrcompress.compress.layers import (
     AttentionQuanters,
     QuantedConv1D,
     QuantedConv2D,
+    QuantedMultiHeadedAttention,
     QuantedRelPositionAttention,
     QuantedRotaryAttention,
 )

@@ -15,10 +15,8 @@ from typing import Any
 import numpy as np
 
 from asrcompress.compress.batches import TrainingSet
-from asrcompress.compress.trainer import PlainNetwork, Step, Trainer
+from asrcompress.compress.trainer import PlainNetwork, Step, Trainer, write_state
 from asrcompress.compress.workers import Workers
-from asrcompress.files import temporary_beside, writing
-from asrcompress.paddle_imports import import_paddle
 from asrcompress.recipe import Training
 from asrcompress.weights import read_state
 
@@ -128,19 +126,13 @@ class Recovery:
         return {name: tensor.numpy() for name, tensor in self._network.state_dict().items()}
 
     def _save(self) -> None:
-        temporary = temporary_beside(self._state)
         state = {
             "trainer": self._trainer.state(),
             "best": self._best,
             "best_cer": self._best_cer,
             "since": self._since,
         }
-        with writing(self._state):
-            try:
-                import_paddle().save(state, str(temporary))
-                temporary.replace(self._state)
-            finally:
-                temporary.unlink(missing_ok=True)
+        write_state(self._state, state)
 
     def _restore(self, state: dict[str, Any]) -> None:
         self._trainer.restore(state["trainer"])

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +25,7 @@ from asrcompress.compress.batches import Batch, TrainingSet
 from asrcompress.compress.quanters import ActivationQuanter
 from asrcompress.compress.workers import Workers
 from asrcompress.errors import TrainingFailed
+from asrcompress.files import temporary_beside, writing
 from asrcompress.paddle_imports import import_paddle
 from asrcompress.recipe import Training
 
@@ -297,3 +299,18 @@ class Trainer:
 def _valid(encoded: Encoded, frames: int) -> Any:
     """1.0 on an utterance's own frames and 0.0 on padding, (batch, frames)."""
     return (paddle.arange(frames).unsqueeze(0) < encoded.lengths.unsqueeze(1)).astype("float32")
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a training state under a temporary name and rename it.
+
+    Raises:
+        FileFailed: the system refuses.
+    """
+    temporary = temporary_beside(path)
+    with writing(path):
+        try:
+            paddle.save(state, str(temporary))
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)

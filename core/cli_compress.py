@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,11 @@ from asrcompress.console import Console
 from asrcompress.errors import BadRecipe
 from asrcompress.recipe import Recipe
 
+if TYPE_CHECKING:
+    from asrcompress.checkpoint import Checkpoint
+
+ExportTo = Annotated[Path | None, typer.Option(help="write the bundle here if the gate passes")]
+
 app = typer.Typer()
 
 
@@ -22,9 +27,7 @@ app = typer.Typer()
 def qat(
     *,
     recipe: Recipe,
-    export_to: Annotated[
-        Path | None, typer.Option(help="write the bundle here if the gate passes")
-    ] = None,
+    export_to: ExportTo = None,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -40,9 +43,7 @@ def qat(
 def ptq(
     *,
     recipe: Recipe,
-    export_to: Annotated[
-        Path | None, typer.Option(help="write the bundle here if the gate passes")
-    ] = None,
+    export_to: ExportTo = None,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -62,18 +63,22 @@ def prune(*, recipe: Recipe, json: Json = False, quiet: Quiet = False) -> None:
     the recipe's [prune] table asks for it.
     """
     from asrcompress import render
-    from asrcompress.checkpoint import read_checkpoint
     from asrcompress.prune_job import prune_model
 
-    source = recipe.checkpoint
-    path = require_checkpoint(recipe)
-    checkpoint = read_checkpoint(path, config=source.config, weights=source.weights)
+    checkpoint = _checkpoint_of(recipe)
     outcome = prune_model(recipe, checkpoint, Console(quiet=quiet or json))
     if outcome is None:  # one of several training processes, and not the one that reports
         return
     render.show(outcome.to_json(), render.pruning(outcome), json=json)
     if outcome.failure is not None:
         raise outcome.failure
+
+
+def _checkpoint_of(recipe: Recipe) -> Checkpoint:
+    from asrcompress.checkpoint import read_checkpoint
+
+    source = recipe.checkpoint
+    return read_checkpoint(require_checkpoint(recipe), config=source.config, weights=source.weights)
 
 
 def _compress(
@@ -86,7 +91,6 @@ def _compress(
     quiet: bool,
 ) -> None:
     from asrcompress import render
-    from asrcompress.checkpoint import read_checkpoint
     from asrcompress.files import refuse_overwrite
     from asrcompress.pipeline import compress
     from asrcompress.shipping import ship_run
@@ -94,9 +98,7 @@ def _compress(
 
     if export_to is not None:
         refuse_overwrite(export_to, force)  # before hours of training, not after
-    source = recipe.checkpoint
-    path = require_checkpoint(recipe)
-    checkpoint = read_checkpoint(path, config=source.config, weights=source.weights)
+    checkpoint = _checkpoint_of(recipe)
     console = Console(quiet=quiet or json)
     for warning in check_target(recipe, checkpoint):
         console.warn(warning)

@@ -21,7 +21,7 @@ from asrcompress.console import Console
 from asrcompress.errors import BadRecipe
 from asrcompress.files import sha256_file
 from asrcompress.manifest import Utterance
-from asrcompress.measurement import PARITY_UTTERANCES
+from asrcompress.measurement import PARITY_UTTERANCES, measure_kernels
 from asrcompress.network import PaddleAcousticModel, PaddleAttentionDecoder, build_network
 from asrcompress.paddle_imports import import_paddle
 from asrcompress.ranges import read_ranges
@@ -77,7 +77,14 @@ def decoder_stages(
     if not recipe.decoding.uses_decoder:
         return None
     _export(run, recipe, checkpoint, console)
-    share = _measure_kernels(run, recipe, console)
+    share = measure_kernels(
+        run,
+        run.decoder_model,
+        console,
+        feed=lambda: example_feed(run.decoder_spec()),
+        suffix=SUFFIX,
+        where=" in the decoder",
+    )
     _check_forms(run, recipe, checkpoint, gate, console)
     return share
 
@@ -121,19 +128,6 @@ def _export(run: Run, recipe: Recipe, checkpoint: Checkpoint, console: Console) 
             ranges = read_ranges(run.ranges).part(PARAMETERS)
             save_graph(quantize_graph(graph, ranges), run.decoder_model)
         run.update(decoder_sha256=sha256_file(run.decoder_model))
-
-
-def _measure_kernels(run: Run, recipe: Recipe, console: Console) -> float:
-    from asrcompress.export.integer_share import measure_integer_share
-
-    name = f"integer_share{SUFFIX}.json"
-    if not run.has(name):
-        with console.status("counting integer kernels of the attention decoder"):
-            feed = example_feed(run.decoder_spec())
-            run.write_json(name, measure_integer_share(run.decoder_model, feed=feed).to_json())
-    share = run.field(name, "share", kind=float)
-    console.say(f"integer kernels in the decoder: {share:.1%} of the multiply-accumulates")
-    return share
 
 
 def example_feed(spec: DecoderModel) -> dict[str, np.ndarray]:

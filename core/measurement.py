@@ -7,7 +7,10 @@ A model that is used in two ways (whole utterances, and chunk by chunk) is measu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from asrcompress.audio import read_audio
 from asrcompress.cer import CerReport
@@ -22,6 +25,35 @@ from asrcompress.recognizer import Recognizer
 from asrcompress.run import Run
 
 PARITY_UTTERANCES = 20
+
+
+def measure_kernels(
+    run: Run,
+    model: Path,
+    console: Console,
+    *,
+    feed: Callable[[], Mapping[str, np.ndarray]] | None = None,
+    suffix: str = "",
+    where: str = "",
+) -> float:
+    """Share of a graph's multiply-accumulates in integer kernels; writes integer_share.json.
+
+    Args:
+        feed: inputs to run it on, where they are not whole utterances; called if it is needed.
+        where: what to call the graph in messages, such as `` in a stream``.
+    Raises:
+        ExportFailed: see `measure_integer_share`.
+    """
+    from asrcompress.export.integer_share import measure_integer_share
+
+    name = f"integer_share{suffix}.json"
+    if not run.has(name):
+        with console.status(f"counting integer kernels{where}"):
+            measured = measure_integer_share(model, feed=feed() if feed else None)
+            run.write_json(name, measured.to_json())
+    share = run.field(name, "share", kind=float)
+    console.say(f"integer kernels{where}: {share:.1%} of the multiply-accumulates")
+    return share
 
 
 def check_forms(

@@ -25,7 +25,7 @@ from asrcompress.files import sha256_file
 from asrcompress.gate import GateVerdict
 from asrcompress.leak import check_leak
 from asrcompress.manifest import Utterance, load_manifest
-from asrcompress.measurement import check_forms, gate_cer
+from asrcompress.measurement import check_forms, gate_cer, measure_kernels
 from asrcompress.network import build_network
 from asrcompress.paddle_imports import import_paddle
 from asrcompress.pruning import prune_checkpoint
@@ -120,7 +120,7 @@ def compress(kind: str, recipe: Recipe, checkpoint: Checkpoint, console: Console
         prune_subject(run, recipe, checkpoint, speech, console, workers)
         _train(run, recipe, checkpoint, speech, console, workers)
         _export(run, recipe, checkpoint, console)
-        share = _measure_kernels(run, recipe, console)
+        share = measure_kernels(run, run.model, console)
         _check_forms(run, checkpoint, speech, console)
         decoder_share = decoder_stages(run, recipe, checkpoint, speech.gate, console)
         _measure_noise(run, checkpoint, speech, console)
@@ -279,18 +279,6 @@ def max_frames(checkpoint: Checkpoint, recipe: Recipe) -> int:
     wanted = int(recipe.export.max_seconds * 1000 / checkpoint.features.frame_shift_ms)
     reach = u2_settings.max_frames(checkpoint.network)
     return wanted if reach is None else min(wanted, reach)
-
-
-def _measure_kernels(run: Run, recipe: Recipe, console: Console) -> float:
-    """Share of multiply-accumulates in integer kernels; writes integer_share.json."""
-    from asrcompress.export.integer_share import measure_integer_share
-
-    if not run.has("integer_share.json"):
-        with console.status("counting integer kernels"):
-            run.write_json("integer_share.json", measure_integer_share(run.model).to_json())
-    share = run.field("integer_share.json", "share", kind=float)
-    console.say(f"integer kernels: {share:.1%} of the multiply-accumulates")
-    return share
 
 
 def _check_forms(run: Run, checkpoint: Checkpoint, speech: Speech, console: Console) -> None:

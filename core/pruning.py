@@ -15,18 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from asrcompress.acoustic import subsampling_factor
 from asrcompress.batch_norm import fold_batch_norm
 from asrcompress.checkpoint import Checkpoint, read_checkpoint
 from asrcompress.console import Console
 from asrcompress.errors import BadRecipe
 from asrcompress.evaluation import evaluate
-from asrcompress.front_end import SpecAugment
 from asrcompress.manifest import Utterance
 from asrcompress.network import build_network
 from asrcompress.pruned_experiment import write_experiment
 from asrcompress.recipe import Recipe, Training
-from asrcompress.recognizer import Recognizer, from_checkpoint, from_network
+from asrcompress.recognizer import Recognizer, from_network
 from asrcompress.run import Run
 from asrcompress.subject import PRUNED_FOLDER
 
@@ -83,44 +81,22 @@ def prune_checkpoint(
     """
     if run.has(RECORD):
         return read_checkpoint(run.path / PRUNED_FOLDER)
-    recognizer = from_checkpoint(checkpoint, device=recipe.training.device)
-    speech = _training_set(recipe, checkpoint, train, recognizer)
+    from asrcompress.compress.batches import training_set
+
+    whole = build_network(checkpoint, device=recipe.training.device)
+    recognizer = from_network(checkpoint, whole)
+    speech = training_set(train, recipe, checkpoint, whole, recognizer.features)
     if workers.leads and not (run.path / _CUT).is_dir():
         _cut(run, recipe, checkpoint, speech, train, recognizer, console)
     workers.wait()
     cut = read_checkpoint(run.path / _CUT)
     network = build_network(cut, device=recipe.training.device)
     fold_batch_norm(network)
-    errors = _recover(run, recipe, checkpoint, cut, network, speech, dev, console, workers)
+    errors = _recover(run, recipe, whole, cut, network, speech, dev, console, workers)
     if workers.leads:
-        _conclude(run, recipe, checkpoint, network, errors)
+        _conclude(run, recipe, whole, cut, network, errors)
     workers.wait()
     return read_checkpoint(run.path / PRUNED_FOLDER)
-
-
-def _training_set(
-    recipe: Recipe, checkpoint: Checkpoint, train: Sequence[Utterance], recognizer: Recognizer
-) -> TrainingSet:
-    from asrcompress.compress.batches import TrainingSet
-
-    settings = recipe.training
-    return TrainingSet(
-        train,
-        load_features=recognizer.features,
-        frame_shift_ms=checkpoint.features.frame_shift_ms,
-        tokenizer=checkpoint.tokenizer,
-        subsampling=subsampling_factor(build_network(checkpoint, device=settings.device)),
-        max_duration_s=recipe.data.max_duration_s,
-        batch_frames=settings.batch_frames,
-        spec_augment=_masks(checkpoint) if settings.spec_augment else None,
-        seed=settings.seed,
-    )
-
-
-def _masks(checkpoint: Checkpoint) -> SpecAugment:
-    from asrcompress.compress.qat import DEFAULT_MASKS
-
-    return checkpoint.spec_augment if checkpoint.spec_augment != SpecAugment() else DEFAULT_MASKS
 
 
 def _cut(
@@ -206,7 +182,7 @@ def _check(network: Any, result: Pruned) -> None:
 def _recover(
     run: Run,
     recipe: Recipe,
-    checkpoint: Checkpoint,
+    whole: Any,
     cut: Checkpoint,
     network: Any,
     speech: TrainingSet,
@@ -218,7 +194,6 @@ def _recover(
     from asrcompress.compress.recovery import Recovery
 
     settings = _training(recipe)
-    teacher = build_network(checkpoint, device=settings.device) if settings.distillation else None
 
     def dev_cer(trained: Any) -> float:
         result = evaluate(from_network(cut, trained), dev, console=console, title="dev")
@@ -226,7 +201,7 @@ def _recover(
 
     recovery = Recovery(
         network,
-        teacher,
+        whole if settings.distillation else None,  # the teacher
         settings,
         speech,
         state=run.path / STATE,
@@ -261,19 +236,22 @@ def _training(recipe: Recipe) -> Training:
 
 
 def _conclude(
-    run: Run, recipe: Recipe, checkpoint: Checkpoint, network: Any, errors: tuple[float, ...]
+    run: Run,
+    recipe: Recipe,
+    whole: Any,
+    cut: Checkpoint,
+    network: Any,
+    errors: tuple[float, ...],
 ) -> None:
     """Write the recovered experiment, then the record, which says that all is done."""
     from asrcompress.shapes import pruned_shape
 
-    cut = read_checkpoint(run.path / _CUT)
     shape = pruned_shape(cut.network, item=str(cut.config_path))
     assert shape is not None
     shutil.rmtree(run.path / PRUNED_FOLDER, ignore_errors=True)
     weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     write_experiment(run.path / PRUNED_FOLDER, cut, shape, weights)
     plan = run.read_json("pruning-plan.json")
-    whole = build_network(checkpoint)
     record = PruningRecord(
         measure=recipe.prune.measure,
         criterion=recipe.prune.criterion,

@@ -20,7 +20,7 @@ from asrcompress.console import Console
 from asrcompress.files import sha256_file
 from asrcompress.gate import GateVerdict
 from asrcompress.manifest import Utterance
-from asrcompress.measurement import check_forms, gate_cer
+from asrcompress.measurement import check_forms, gate_cer, measure_kernels
 from asrcompress.network import build_network
 from asrcompress.paddle_imports import import_paddle
 from asrcompress.ranges import read_ranges
@@ -67,8 +67,17 @@ def stream_stages(
     settings = recipe.streaming
     if not settings.wanted:
         return None
+    from asrcompress.export.streaming import example_feed
+
     _export(run, recipe, checkpoint, console)
-    share = _measure_kernels(run, console)
+    share = measure_kernels(
+        run,
+        run.streaming_model,
+        console,
+        feed=lambda: example_feed(run.streaming_spec()),
+        suffix=SUFFIX,
+        where=" in a stream",
+    )
     _check_forms(run, recipe, checkpoint, gate, console)
     verdict = gate_cer(
         run,
@@ -131,20 +140,6 @@ def _export(run: Run, recipe: Recipe, checkpoint: Checkpoint, console: Console) 
             run.write_json("streaming.json", strict_json.to_json(spec))
             save_graph(quantized, run.streaming_model)
         run.update(streaming_sha256=sha256_file(run.streaming_model))
-
-
-def _measure_kernels(run: Run, console: Console) -> float:
-    from asrcompress.export.integer_share import measure_integer_share
-    from asrcompress.export.streaming import example_feed
-
-    name = f"integer_share{SUFFIX}.json"
-    if not run.has(name):
-        with console.status("counting integer kernels of the streaming graph"):
-            feed = example_feed(run.streaming_spec())
-            run.write_json(name, measure_integer_share(run.streaming_model, feed=feed).to_json())
-    share = run.field(name, "share", kind=float)
-    console.say(f"integer kernels in a stream: {share:.1%} of the multiply-accumulates")
-    return share
 
 
 def _check_forms(
