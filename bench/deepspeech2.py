@@ -26,12 +26,12 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from rich.console import Console
 from rich.table import Table
 
+from asrcompress.checkpoints.network import PaddleAcousticModel
 from asrcompress.compress.quantized_network import QuantizedNetwork
 from asrcompress.export.families import export_utterances
 from asrcompress.export.int8 import quantize_graph
 from asrcompress.export.integer_share import measure_integer_share
 from asrcompress.export.onnx_graph import save_graph
-from asrcompress.network import PaddleAcousticModel
 from asrcompress.paddle_imports import import_deepspeech2, import_paddle, import_u2
 from asrcompress.recipe import Quantization
 from asrcompress.runtime.session import OnnxAcousticModel

@@ -16,16 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from asrcompress import u2_settings
-from asrcompress.acoustic import subsampling_factor
-from asrcompress.batch_norm import fold_batch_norm
-from asrcompress.checkpoint import read_checkpoint
+from asrcompress.checkpoints import u2_settings
+from asrcompress.checkpoints.acoustic import subsampling_factor
+from asrcompress.checkpoints.batch_norm import fold_batch_norm
+from asrcompress.checkpoints.checkpoint import read_checkpoint
+from asrcompress.checkpoints.network import build_network
 from asrcompress.compress.u2 import layers_of
 from asrcompress.export.lite_graph import trace_bucket
 from asrcompress.export.lite_int8 import quantize_program
 from asrcompress.export.lite_opt import Optimized, optimize
-from asrcompress.lite_environment import sidecar_python
-from asrcompress.network import build_network
+from asrcompress.lite.environment import sidecar_python
 from asrcompress.ranges import ActivationRange, Ranges, WeightRange
 
 

@@ -34,11 +34,11 @@ from rich.console import Console
 from rich.table import Table
 
 from asrcompress.console import Console as Progress
-from asrcompress.evaluation import evaluate
 from asrcompress.export.integer_share import measure_integer_share
-from asrcompress.manifest import load_manifest
+from asrcompress.manifests.manifest import load_manifest
+from asrcompress.pipeline.evaluation import evaluate
+from asrcompress.pipeline.recognizer import checkpoint_of, from_onnx
 from asrcompress.recipe import Recipe
-from asrcompress.recognizer import checkpoint_of, from_onnx
 from asrcompress.run import latest_passing_run, read_run
 from asrcompress.runtime.session import OnnxAcousticModel
 

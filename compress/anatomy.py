@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from asrcompress.checkpoint import Checkpoint
+from asrcompress.checkpoints.checkpoint import Checkpoint
+from asrcompress.checkpoints.network import PaddleAcousticModel, build_network
+from asrcompress.checkpoints.unused_layers import belongs_to, unused_layers
 from asrcompress.compress.families import attentions_of, layers_of, recurrent_of
-from asrcompress.network import PaddleAcousticModel, build_network
-from asrcompress.unused_layers import belongs_to, unused_layers
 
 # The block of parameters that a checkpoint has and no utterance meets.
 _UNUSED = "unused"
@@ -74,7 +74,7 @@ def dissect(checkpoint: Checkpoint, *, seconds: float) -> Anatomy:
     Args:
         seconds: length of the audio to count operations for.
     Raises:
-        BadCheckpoint, MissingExtra: see `asrcompress.network`.
+        BadCheckpoint, MissingExtra: see `asrcompress.checkpoints.network`.
     """
     network = build_network(checkpoint)
     frames = int(seconds * 1000 / checkpoint.features.frame_shift_ms)

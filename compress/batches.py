@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from asrcompress.acoustic import subsampling_factor
 from asrcompress.audio import SAMPLE_RATE_HZ, read_audio
-from asrcompress.checkpoint import Checkpoint
+from asrcompress.checkpoints.acoustic import subsampling_factor
+from asrcompress.checkpoints.checkpoint import Checkpoint
+from asrcompress.checkpoints.front_end import SpecAugment
+from asrcompress.checkpoints.tokenizer import Tokenizer
 from asrcompress.errors import BadManifest
-from asrcompress.front_end import SpecAugment
-from asrcompress.manifest import Utterance
+from asrcompress.manifests.manifest import Utterance
 from asrcompress.recipe import Recipe
-from asrcompress.tokenizer import Tokenizer
 
 # PaddleSpeech's label for padding (paddlespeech/s2t/frontend/utility.py, IGNORE_ID).
 _IGNORE_ID = -1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from asrcompress.acoustic import is_u2
+from asrcompress.checkpoints.acoustic import is_u2
 from asrcompress.compress import deepspeech2, u2, u2_decoder
 from asrcompress.compress.edges import (
     AttentionEdges,

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from asrcompress.acoustic import is_u2
+from asrcompress.checkpoints.acoustic import is_u2
+from asrcompress.checkpoints.shapes import BlockShape, EncoderShape
 from asrcompress.errors import BadCheckpoint
-from asrcompress.shapes import BlockShape, EncoderShape
 
 HEADS, FEED_FORWARD, MACARON, CHANNELS = "heads", "feed_forward", "macaron", "channels"
 

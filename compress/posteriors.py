@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from asrcompress.network import PaddleAcousticModel
+from asrcompress.checkpoints.network import PaddleAcousticModel
 
 
 def posteriors(network: Any, features: Sequence[np.ndarray]) -> list[np.ndarray]:

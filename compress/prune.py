@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from asrcompress.acoustic import encode, task_loss
+from asrcompress.checkpoints.acoustic import encode, task_loss
+from asrcompress.checkpoints.shapes import EncoderShape
 from asrcompress.compress.batches import TrainingSet
 from asrcompress.compress.groups import HEADS, Group, groups_of, shape_of, take
 from asrcompress.compress.importance import MAGNITUDES, TaylorScores, score_magnitudes
@@ -22,7 +23,6 @@ from asrcompress.compress.posteriors import divergence, posteriors
 from asrcompress.compress.prune_plan import Limits, PrunePlan, plan_pruning
 from asrcompress.errors import BadRecipe
 from asrcompress.paddle_imports import import_paddle
-from asrcompress.shapes import EncoderShape
 
 Progress = Callable[[int, int], None]
 

@@ -8,10 +8,18 @@ from dataclasses import asdict
 
 import numpy as np
 
-from asrcompress.acoustic import TRAINING_CONTEXT
-from asrcompress.attention_decoder import forced
 from asrcompress.calibration.histograms import record
-from asrcompress.checkpoint import Checkpoint
+from asrcompress.checkpoints.acoustic import TRAINING_CONTEXT
+from asrcompress.checkpoints.attention_decoder import forced
+from asrcompress.checkpoints.checkpoint import Checkpoint
+from asrcompress.checkpoints.network import (
+    PaddleAcousticModel,
+    PaddleAttentionDecoder,
+    build_network,
+)
+from asrcompress.checkpoints.streaming import contexts_of
+from asrcompress.checkpoints.subject import subject_of, trained_of
+from asrcompress.checkpoints.weights import read_state
 from asrcompress.compress.batches import training_set
 from asrcompress.compress.quantized_network import QuantizedNetwork
 from asrcompress.compress.scalars import Scalars, scalar_log
@@ -19,15 +27,11 @@ from asrcompress.compress.trainer import Trainer, write_state
 from asrcompress.compress.workers import Workers
 from asrcompress.console import Console
 from asrcompress.histogram import Histogram, write_histograms
-from asrcompress.manifest import Utterance
-from asrcompress.network import PaddleAcousticModel, PaddleAttentionDecoder, build_network
+from asrcompress.manifests.manifest import Utterance
 from asrcompress.ranges import read_ranges, write_ranges
 from asrcompress.recipe import Recipe, Training
 from asrcompress.run import Run
-from asrcompress.streaming import contexts_of
-from asrcompress.subject import subject_of, trained_of
 from asrcompress.targets import find_target
-from asrcompress.weights import read_state
 
 _CALIBRATED = "calibrated.json"
 

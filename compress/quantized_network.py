@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from asrcompress.batch_norm import fold_batch_norm
 from asrcompress.calibration.observers import make_observer
+from asrcompress.checkpoints.batch_norm import fold_batch_norm
 from asrcompress.compress.edges import AttentionEdges, LayerEdges, RecurrentEdges
 from asrcompress.compress.families import attentions_of, layers_of, recurrent_of
 from asrcompress.compress.layers import (
@@ -70,7 +70,7 @@ class QuantizedNetwork:
         """Fold batch norms and put the quanters in, in place.
 
         Args:
-            network: PaddleSpeech's network as `asrcompress.network.build_network` makes it.
+            network: PaddleSpeech's, as `asrcompress.checkpoints.network.build_network` makes it.
             decoding: whether the attention decoder is quantized too.
             weight_top: code of the largest weight of a channel, as the target wants it.
         Raises:

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from asrcompress.checkpoints.weights import read_state
 from asrcompress.compress.batches import TrainingSet
 from asrcompress.compress.trainer import PlainNetwork, Step, Trainer, write_state
 from asrcompress.compress.workers import Workers
 from asrcompress.recipe import Training
-from asrcompress.weights import read_state
 
 Weights = dict[str, np.ndarray]
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from asrcompress.attention_decoder import PARAMETERS
+from asrcompress.checkpoints.attention_decoder import PARAMETERS
+from asrcompress.checkpoints.network import PaddleAcousticModel
 from asrcompress.compress.quantized_network import QuantizedNetwork
-from asrcompress.network import PaddleAcousticModel
 from asrcompress.ranges import Ranges
 from asrcompress.sqnr import EdgeNoise, NoiseReport, sqnr_db, weight_noise
 

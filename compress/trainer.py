@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from asrcompress.acoustic import (
+from asrcompress.checkpoints.acoustic import (
     FULL_CONTEXT,
     TRAINING_CONTEXT,
     Context,

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from asrcompress.checkpoints.unused_layers import belongs_to, unused_layers
 from asrcompress.compress.edges import AttentionEdges, LayerEdges
 from asrcompress.paddle_imports import import_paddle
-from asrcompress.unused_layers import belongs_to, unused_layers
 
 paddle = import_paddle()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asrcompress.cli import main
+from asrcompress.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -37,8 +37,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from asrcompress import strict_json
-from asrcompress.bundle_manifest import DecoderModel, StreamingModel
-from asrcompress.checkpoint import Checkpoint
+from asrcompress.bundles.manifest import DecoderModel, StreamingModel
+from asrcompress.checkpoints.checkpoint import Checkpoint
 from asrcompress.errors import BadRun
 from asrcompress.files import sha256_file, write_atomically, writing
 from asrcompress.recipe import Recipe

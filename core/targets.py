@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from asrcompress.errors import BadRecipe
 
 if TYPE_CHECKING:  # the recipe checks its own target by the names below
-    from asrcompress.checkpoint import Checkpoint
+    from asrcompress.checkpoints.checkpoint import Checkpoint
     from asrcompress.recipe import Recipe
 
 FULL_GRID, REDUCED_GRID = 127, 63

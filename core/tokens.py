@@ -176,7 +176,7 @@ class Vocabulary:
     def text_to_ids(self, text: str) -> list[int]:
         """Output ids of `text`, one per character, or per word in a vocabulary of words.
 
-        Sentencepiece's pieces need their model: see `asrcompress.tokenizer`.
+        Sentencepiece's pieces need their model: see `asrcompress.checkpoints.tokenizer`.
 
         Raises:
             BadCheckpoint: as `symbols_to_ids`.

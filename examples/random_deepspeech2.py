@@ -14,8 +14,8 @@ from pathlib import Path
 
 import yaml
 
+from asrcompress.checkpoints.weights import write_weights
 from asrcompress.paddle_imports import import_deepspeech2, import_paddle, import_u2
-from asrcompress.weights import write_weights
 
 # Mean and deviation of log-mel energies of int16 speech, roughly.
 _MEAN, _DEVIATION = 13.0, 4.0

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from asrcompress.checkpoint import read_checkpoint
+from asrcompress.checkpoints.checkpoint import read_checkpoint
+from asrcompress.checkpoints.weights import write_weights
 from asrcompress.paddle_imports import import_paddle, import_u2
-from asrcompress.weights import write_weights
 
 # Mean and deviation of log-mel energies of int16 speech, roughly.
 _MEAN, _DEVIATION = 13.0, 4.0

@@ -12,8 +12,8 @@ from typing import Any
 
 import onnx
 
-from asrcompress.acoustic import head_of, subsampling_factor
-from asrcompress.bundle_manifest import TensorSpec
+from asrcompress.bundles.manifest import TensorSpec
+from asrcompress.checkpoints.acoustic import head_of, subsampling_factor
 from asrcompress.errors import ExportFailed
 from asrcompress.export.onnx_graph import Interface, export_graph
 from asrcompress.export.u2_blocks import cached_block

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from asrcompress.acoustic import has_attention_loss
-from asrcompress.bundle_manifest import TensorSpec
+from asrcompress.bundles.manifest import TensorSpec
+from asrcompress.checkpoints.acoustic import has_attention_loss
 from asrcompress.errors import ExportFailed
 from asrcompress.export.onnx_graph import Interface, export_graph
 from asrcompress.export.u2_blocks import feed_forward

@@ -16,8 +16,8 @@ from typing import Any
 
 import onnx
 
-from asrcompress.acoustic import head_of
-from asrcompress.bundle_manifest import TensorSpec
+from asrcompress.bundles.manifest import TensorSpec
+from asrcompress.checkpoints.acoustic import head_of
 from asrcompress.errors import ExportFailed
 from asrcompress.export.onnx_graph import Interface, export_graph, utterance_interface
 from asrcompress.export.recurrent import complete_recurrent

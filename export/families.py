@@ -6,7 +6,7 @@ from typing import Any
 
 import onnx
 
-from asrcompress.acoustic import head_of, is_u2, subsampling_factor
+from asrcompress.checkpoints.acoustic import head_of, is_u2, subsampling_factor
 from asrcompress.export.deepspeech2_graph import export_deepspeech2
 from asrcompress.export.graph import ExportedEncoder
 from asrcompress.export.onnx_graph import export_graph, utterance_interface

@@ -7,7 +7,8 @@ each exact in real numbers:
 * Masks are additive (0 or -1e9) instead of -inf and a second fill.
 * A pointwise Conv1D is a matrix product over channels: no transposes around it, and an output that
   ONNX Runtime's integer kernel leaves in float.
-* Batch norms are folded into the depthwise convolution before (`asrcompress.batch_norm`).
+* Batch norms are folded into the depthwise convolution before
+  (`asrcompress.checkpoints.batch_norm`).
 * An utterance's padding is zeroed in front of the depthwise convolution, not only in front of the
   convolution module: so an utterance in a batch gives what it gives alone. PaddleSpeech's own
   batches differ from its batch of one at the end of the shorter utterances.
@@ -17,11 +18,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from asrcompress.checkpoints.unused_layers import is_squeezeformer
 from asrcompress.export.squeezeformer import squeezeformer_blocks
 from asrcompress.export.u2_blocks import block
 from asrcompress.export.u2_front import FrontEnd
 from asrcompress.paddle_imports import import_paddle
-from asrcompress.unused_layers import is_squeezeformer
 
 paddle = import_paddle()
 

@@ -16,8 +16,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from asrcompress.acoustic import is_u2
-from asrcompress.bundle_manifest import TensorSpec
+from asrcompress.bundles.manifest import TensorSpec
+from asrcompress.checkpoints.acoustic import is_u2
+from asrcompress.checkpoints.unused_layers import belongs_to, is_squeezeformer, unused_layers
 from asrcompress.errors import ExportFailed
 from asrcompress.export.lite_program import Program, read_program
 from asrcompress.export.lite_recurrent import StaticDeepSpeech2
@@ -25,7 +26,6 @@ from asrcompress.export.onnx_graph import is_folded_norm, quiet_stderr
 from asrcompress.export.u2_blocks import block
 from asrcompress.export.u2_front import FrontEnd
 from asrcompress.paddle_imports import import_paddle
-from asrcompress.unused_layers import belongs_to, is_squeezeformer, unused_layers
 
 paddle = import_paddle()
 

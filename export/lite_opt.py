@@ -11,7 +11,7 @@ from pathlib import Path
 from asrcompress.errors import ExportFailed, IntegerGateFailed, SidecarFailed
 from asrcompress.export.lite_kernels import Kernel, count_kernels, integer_macs, read_kernels
 from asrcompress.export.lite_program import Program
-from asrcompress.lite_process import LiteProcess
+from asrcompress.lite.process import LiteProcess
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

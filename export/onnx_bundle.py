@@ -8,16 +8,16 @@ from typing import Any
 
 import onnx
 
-from asrcompress.bundle_manifest import (
+from asrcompress.bundles.manifest import (
     BundleManifest,
     DecoderModel,
     Source,
     StreamingModel,
     TensorSpec,
 )
-from asrcompress.checkpoint import Checkpoint
+from asrcompress.checkpoints.checkpoint import Checkpoint
+from asrcompress.checkpoints.u2_settings import min_frames
 from asrcompress.errors import ExportFailed
-from asrcompress.u2_settings import min_frames
 
 _TOOLS = (
     "asrcompress",

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from asrcompress.bundle_manifest import TensorSpec
+from asrcompress.bundles.manifest import TensorSpec
+from asrcompress.checkpoints.unused_layers import belongs_to, unused_layers
 from asrcompress.errors import ExportFailed, MissingExtra
 from asrcompress.files import write_atomically
 from asrcompress.paddle_imports import import_paddle
-from asrcompress.unused_layers import belongs_to, unused_layers
 
 paddle = import_paddle()
 

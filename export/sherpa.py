@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from asrcompress.bundle_manifest import StreamingModel
+from asrcompress.bundles.manifest import StreamingModel
 from asrcompress.errors import ExportFailed
 from asrcompress.features import FeatureSpec
 

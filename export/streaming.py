@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from asrcompress.acoustic import is_u2, subsampling_factor
-from asrcompress.bundle_manifest import StreamingModel
+from asrcompress.bundles.manifest import StreamingModel
+from asrcompress.checkpoints.acoustic import is_u2, subsampling_factor
 from asrcompress.export.chunk_graph import export_chunks, window_frames
 from asrcompress.export.onnx_bundle import tensor_specs
 from asrcompress.recipe import Streaming

@@ -69,8 +69,8 @@ def cached_block(
 def _squeezeformer_block(layer: Any, h: Any, table: Any, bias: Any) -> Any:
     """One SqueezeformerEncoderLayer on whole utterances.
 
-    Its convolution module adds nothing to valid frames (see `asrcompress.unused_layers`), so only
-    the norm behind it is left.
+    Its convolution module adds nothing to valid frames (see
+    `asrcompress.checkpoints.unused_layers`), so only the norm behind it is left.
     """
     h, _ = _attend(layer, layer.layer_norm1, h, table, bias)
     h = _residual(layer, layer.layer_norm2, h, layer.ffn1)

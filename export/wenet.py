@@ -15,7 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.utils import Extractor
 
-from asrcompress.bundle_manifest import StreamingModel
+from asrcompress.bundles.manifest import StreamingModel
 from asrcompress.errors import ExportFailed
 from asrcompress.export.sherpa import (
     FrontEnd,

@@ -19,7 +19,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["asrcompress"]):
-    from asrcompress.bundle import read_bundle
+    from asrcompress.bundles.bundle import read_bundle
     from asrcompress.errors import BadBundle
 
 # In memory, as each input is written to files; one name, as libFuzzer ends without cleaning up.

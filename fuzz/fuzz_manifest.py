@@ -15,7 +15,7 @@ import atheris
 
 with atheris.instrument_imports(include=["asrcompress"]):
     from asrcompress.errors import BadManifest
-    from asrcompress.manifest import detect_format, load_manifest
+    from asrcompress.manifests.manifest import detect_format, load_manifest
 
 # In memory, as each input is written to files; one name, as libFuzzer ends without cleaning up.
 _MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()

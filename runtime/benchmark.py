@@ -23,7 +23,7 @@ import numpy as np
 import onnxruntime
 
 from asrcompress import errors, strict_json
-from asrcompress.bundle import Bundle, read_bundle
+from asrcompress.bundles.bundle import Bundle, read_bundle
 from asrcompress.errors import AsrCompressError, BadBundle, BadManifest, BadRecipe
 
 _LOADS = 3

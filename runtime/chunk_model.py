@@ -15,8 +15,8 @@ from typing import Protocol
 
 import numpy as np
 
-from asrcompress.attention_decoder import EncodedUtterance
-from asrcompress.bundle_manifest import StreamingModel
+from asrcompress.bundles.manifest import StreamingModel
+from asrcompress.checkpoints.attention_decoder import EncodedUtterance
 from asrcompress.errors import BadAudio, BadBundle
 from asrcompress.runtime.graph import OnnxGraph
 

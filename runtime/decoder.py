@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from asrcompress.attention_decoder import AttentionDecoder, EncodedUtterance
-from asrcompress.bundle import Bundle, DecoderModel
+from asrcompress.bundles.bundle import Bundle, DecoderModel
+from asrcompress.checkpoints.attention_decoder import AttentionDecoder, EncodedUtterance
 from asrcompress.errors import BadRecipe
 from asrcompress.recipe import Decoding, check_settings
 from asrcompress.runtime.decode import (

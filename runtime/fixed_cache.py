@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from asrcompress.bundle_manifest import StreamingModel
+from asrcompress.bundles.manifest import StreamingModel
 from asrcompress.runtime.chunk_model import State, Step, outputs_of
 from asrcompress.runtime.graph import OnnxGraph
 

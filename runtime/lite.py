@@ -1,6 +1,6 @@
 """The acoustic model of a bundle for Paddle Lite: the smallest length that holds the audio.
 
-Paddle Lite's predictor lives in a process of its own Python (`asrcompress.lite_process`), which
+Paddle Lite's predictor lives in a process of its own Python (`asrcompress.lite.process`), which
 gets features and gives log-probabilities. What is longer than the longest length goes in pieces:
 
 * U2: windows that overlap. An output frame is taken from the window where it has the most context
@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from asrcompress.attention_decoder import EncodedUtterance
-from asrcompress.bundle_manifest import BundleManifest, TensorSpec
+from asrcompress.bundles.manifest import BundleManifest, TensorSpec
+from asrcompress.checkpoints.attention_decoder import EncodedUtterance
 from asrcompress.errors import BadBundle, SidecarFailed
-from asrcompress.lite_environment import Sidecar, sidecar_python
-from asrcompress.lite_manifest import LiteBucket, LiteModel
-from asrcompress.lite_process import LiteProcess
+from asrcompress.lite.environment import Sidecar, sidecar_python
+from asrcompress.lite.manifest import LiteBucket, LiteModel
+from asrcompress.lite.process import LiteProcess
 
 Run = Callable[[LiteBucket, Mapping[str, np.ndarray]], list[np.ndarray]]
 """Outputs of the network of one length for inputs by name."""

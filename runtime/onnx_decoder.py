@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from asrcompress.bundle_manifest import DecoderModel
+from asrcompress.bundles.manifest import DecoderModel
 from asrcompress.errors import BadBundle
 from asrcompress.runtime.graph import OnnxGraph
 
 
 class OnnxAttentionDecoder:
-    """See `asrcompress.attention_decoder.AttentionDecoder`.
+    """See `asrcompress.checkpoints.attention_decoder.AttentionDecoder`.
 
     Attributes:
         sos, eos: ids that begin and end a text.

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from asrcompress.attention_decoder import AttentionDecoder, behind_sos
+from asrcompress.checkpoints.attention_decoder import AttentionDecoder, behind_sos
 from asrcompress.runtime.decode import Hypothesis
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from asrcompress.attention_decoder import EncodedUtterance
-from asrcompress.bundle_manifest import BundleManifest
+from asrcompress.bundles.manifest import BundleManifest
+from asrcompress.bundles.onnx_header import read_opset
+from asrcompress.checkpoints.attention_decoder import EncodedUtterance
 from asrcompress.errors import BadBundle
-from asrcompress.onnx_header import read_opset
 from asrcompress.runtime.graph import OnnxGraph, shown
 
 # A tensor and its lengths.

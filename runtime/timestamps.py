@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from asrcompress.normalisation import CJK
+from asrcompress.accuracy.normalisation import CJK
 from asrcompress.runtime.alignment import Span
 from asrcompress.tokens import SPACE, WORD_BOUNDARY, Vocabulary
 

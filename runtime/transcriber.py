@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from asrcompress.attention_decoder import EncodedUtterance
 from asrcompress.audio import SAMPLE_RATE_HZ, check_samples, read_audio
-from asrcompress.bundle import Bundle, read_bundle
+from asrcompress.bundles.bundle import Bundle, read_bundle
+from asrcompress.bundles.golden import SelfTest, judge_case, read_references
+from asrcompress.checkpoints.attention_decoder import EncodedUtterance
 from asrcompress.errors import BadAudio, BadBundle, BadRecipe
-from asrcompress.golden import SelfTest, judge_case, read_references
 from asrcompress.runtime.alignment import forced_alignment
 from asrcompress.runtime.chunk_model import ChunkModel, open_chunk_model
 from asrcompress.runtime.decode import greedy
@@ -106,7 +106,7 @@ class Transcriber:
             language_model: fused into the search, likewise.
         Raises:
             BadBundle: damaged, tampered with, or not loadable.
-            BadSignature, MissingExtra: see `asrcompress.bundle.read_bundle`.
+            BadSignature, MissingExtra: see `asrcompress.bundles.bundle.read_bundle`.
             BadRecipe: a setting out of range, or what this bundle or method cannot do.
             BadLanguageModel: not readable, or of other units than the network's.
         """
@@ -155,8 +155,8 @@ class Transcriber:
         """Compare what this device computes with what was computed at export; takes seconds.
 
         Returns:
-            the result, passed or not: `asrcompress.golden.check_self_test` raises. None where the
-            bundle has no golden recordings.
+            the result, passed or not: `asrcompress.bundles.golden.check_self_test` raises. None
+            where the bundle has no golden recordings.
         Raises:
             BadBundle, BadAudio: its golden part cannot be used.
         """

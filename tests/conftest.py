@@ -149,7 +149,7 @@ def _write_plain_experiment(
     tensors: dict[str, np.ndarray] | None = None,
 ) -> Path:
     yaml = pytest.importorskip("yaml", reason="needs the [compress] extra")
-    from asrcompress.weights import write_weights
+    from asrcompress.checkpoints.weights import write_weights
 
     for name in ("conf", "data", "checkpoints"):
         (folder / name).mkdir(parents=True, exist_ok=True)

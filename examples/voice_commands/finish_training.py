@@ -27,9 +27,9 @@ import numpy as np
 import torch
 import yaml
 
+from asrcompress.checkpoints.weights import read_weights, write_weights
 from asrcompress.runtime.decode import greedy
 from asrcompress.tokens import Vocabulary
-from asrcompress.weights import read_weights, write_weights
 from train import Example, batches, edit_distance, mask, read_examples, warm_up_then_cosine
 from u2_torch import U2, from_paddle, to_paddle
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from asrcompress.checkpoint import read_checkpoint
-from asrcompress.network import PaddleAcousticModel, build_network
+from asrcompress.checkpoints.checkpoint import read_checkpoint
+from asrcompress.checkpoints.network import PaddleAcousticModel, build_network
 
 
 def main(checkpoint: Path, features: Path, log_probs: Path) -> None:

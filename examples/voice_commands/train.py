@@ -27,9 +27,9 @@ import yaml
 
 import grammar
 from asrcompress.audio import read_audio
+from asrcompress.checkpoints.network import PaddleAcousticModel
 from asrcompress.features import FeatureSpec
-from asrcompress.manifest import load_manifest
-from asrcompress.network import PaddleAcousticModel
+from asrcompress.manifests.manifest import load_manifest
 from asrcompress.paddle_imports import import_paddle, import_u2
 from asrcompress.runtime.decode import greedy
 from asrcompress.runtime.features import Fbank

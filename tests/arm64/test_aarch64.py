@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asrcompress.bundle import read_bundle, write_bundle
-from asrcompress.golden import N_AGREEING
+from asrcompress.bundles.bundle import read_bundle, write_bundle
+from asrcompress.bundles.golden import N_AGREEING
 
 pytestmark = pytest.mark.slow
 
@@ -71,17 +71,17 @@ def int8_bundle(make_experiment: Callable[..., Path], tmp_path_factory: Any) -> 
     pytest.importorskip("paddle", reason="needs the [compress] extra")
     from dataclasses import replace
 
-    from asrcompress.batch_norm import fold_batch_norm
-    from asrcompress.checkpoint import read_checkpoint
+    from asrcompress.checkpoints.batch_norm import fold_batch_norm
+    from asrcompress.checkpoints.checkpoint import read_checkpoint
+    from asrcompress.checkpoints.network import PaddleAcousticModel, build_network
     from asrcompress.compress.quantized_network import QuantizedNetwork
     from asrcompress.export.families import export_utterances
     from asrcompress.export.int8 import quantize_graph
     from asrcompress.export.onnx_bundle import describe
     from asrcompress.export.onnx_graph import save_graph
-    from asrcompress.golden_recording import record_golden
-    from asrcompress.network import PaddleAcousticModel, build_network
+    from asrcompress.pipeline.golden_recording import record_golden
+    from asrcompress.pipeline.recognizer import from_onnx
     from asrcompress.recipe import Quantization
-    from asrcompress.recognizer import from_onnx
 
     folder = tmp_path_factory.mktemp("int8")
     make_experiment(

@@ -15,8 +15,9 @@ import typer
 import typer.main
 from typer.testing import CliRunner
 
-from asrcompress import cli_compress, starter
-from asrcompress.cli import app
+from asrcompress.cli import compress as cli_compress
+from asrcompress.cli import starter
+from asrcompress.cli.app import app
 from asrcompress.errors import AsrCompressError, CerGateFailed, FileFailed
 
 COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
@@ -38,7 +39,7 @@ def bundle(tmp_path: Path) -> Path:
     onnx = pytest.importorskip("onnx", reason="makes the graph")
     import soundfile
 
-    from asrcompress.bundle import BundleManifest, Source, TensorSpec, write_bundle
+    from asrcompress.bundles.bundle import BundleManifest, Source, TensorSpec, write_bundle
     from asrcompress.features import FeatureSpec
     from asrcompress.tokens import Vocabulary
 
@@ -247,7 +248,7 @@ def test_1_for_a_bug_which_keeps_its_traceback(
 
 def test_1_from_a_shell(tmp_path: Path) -> None:
     script = (
-        "from asrcompress import cli, starter\n"
+        "from asrcompress.cli import app as cli\nfrom asrcompress.cli import starter\n"
         "def broken(*a, **k): raise ZeroDivisionError('a bug')\n"
         "starter.write_starter = broken\n"
         "cli.main()"

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asrcompress.bundle_manifest import BundleManifest
-from asrcompress.checkpoint import Checkpoint, read_checkpoint
+from asrcompress.bundles.manifest import BundleManifest
+from asrcompress.checkpoints.checkpoint import Checkpoint, read_checkpoint
 
 SYMBOLS = list("一二三四五六七八")
 _SMALL = {"blocks": 2, "width": 32, "heads": 4, "feed_forward": 64, "kernel": 7}
@@ -167,23 +167,23 @@ class Case:
     @cached_property
     def network(self) -> Any:
         """PaddleSpeech's own network."""
-        from asrcompress.network import build_network
+        from asrcompress.checkpoints.network import build_network
 
         return build_network(self.checkpoint)
 
     @cached_property
     def evaluated(self) -> list[np.ndarray]:
         """What ``asrcompress evaluate`` computes of each utterance."""
-        from asrcompress.network import PaddleAcousticModel
+        from asrcompress.checkpoints.network import PaddleAcousticModel
 
         return alone(PaddleAcousticModel(self.network), self.speech.features)
 
     @cached_property
     def graph(self) -> Any:
         """The exported FP32 graph."""
-        from asrcompress.batch_norm import fold_batch_norm
+        from asrcompress.checkpoints.batch_norm import fold_batch_norm
+        from asrcompress.checkpoints.network import build_network
         from asrcompress.export.families import export_utterances
-        from asrcompress.network import build_network
 
         network = build_network(self.checkpoint)
         fold_batch_norm(network)
@@ -200,8 +200,8 @@ class Case:
     @cached_property
     def calibrated(self) -> Any:
         """The network with fake quantization, calibrated on what the head was fitted to."""
+        from asrcompress.checkpoints.network import PaddleAcousticModel, build_network
         from asrcompress.compress.quantized_network import QuantizedNetwork
-        from asrcompress.network import PaddleAcousticModel, build_network
         from asrcompress.recipe import Quantization
 
         quantized = QuantizedNetwork(build_network(self.checkpoint), Quantization())
@@ -222,7 +222,7 @@ class Case:
     @cached_property
     def manifest(self) -> BundleManifest:
         """What a bundle of it says."""
-        from asrcompress.acoustic import subsampling_factor
+        from asrcompress.checkpoints.acoustic import subsampling_factor
         from asrcompress.export.onnx_bundle import describe
 
         return describe(
@@ -244,9 +244,9 @@ class Case:
         """The checkpoint with a CTC head fitted by ridge regression of one symbol per frame."""
         import paddle
 
-        from asrcompress.acoustic import encode, head_of
-        from asrcompress.network import build_network
-        from asrcompress.weights import read_weights, write_weights
+        from asrcompress.checkpoints.acoustic import encode, head_of
+        from asrcompress.checkpoints.network import build_network
+        from asrcompress.checkpoints.weights import read_weights, write_weights
 
         network = build_network(checkpoint)
         hidden, wanted = [], []
@@ -270,7 +270,7 @@ class Case:
 
 def _middles(network: Any, outputs: int, frames: int) -> np.ndarray:
     """The feature frame in the middle of what each output frame's subsampling reads."""
-    from asrcompress.acoustic import is_u2, subsampling_factor
+    from asrcompress.checkpoints.acoustic import is_u2, subsampling_factor
 
     front = network.encoder.embed if is_u2(network) else network.encoder.conv
     middles = np.arange(outputs) * subsampling_factor(network) + front.right_context // 2

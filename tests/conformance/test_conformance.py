@@ -14,9 +14,9 @@ import onnx
 import paddle
 from onnx import numpy_helper
 
+from asrcompress.checkpoints.network import PaddleAcousticModel
 from asrcompress.errors import BadBundle
 from asrcompress.export.integer_share import check_integer_share, measure_integer_share
-from asrcompress.network import PaddleAcousticModel
 from asrcompress.runtime.decode import greedy
 from asrcompress.runtime.session import OnnxAcousticModel
 

@@ -15,11 +15,11 @@ import pytest
 import soundfile
 
 pytest.importorskip("paddle", reason="needs the [compress] extra")
-from asrcompress.checkpoint import read_checkpoint
-from asrcompress.network import PaddleAcousticModel, build_network
-from asrcompress.recognizer import from_checkpoint
+from asrcompress.checkpoints.checkpoint import read_checkpoint
+from asrcompress.checkpoints.network import PaddleAcousticModel, build_network
+from asrcompress.checkpoints.weights import read_weights, write_weights
+from asrcompress.pipeline.recognizer import from_checkpoint
 from asrcompress.runtime.features import Fbank
-from asrcompress.weights import read_weights, write_weights
 
 
 @dataclass(frozen=True)

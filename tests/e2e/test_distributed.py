@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asrcompress.weights import read_weights
+from asrcompress.checkpoints.weights import read_weights
 
 pytestmark = [pytest.mark.paddle, pytest.mark.slow]
 

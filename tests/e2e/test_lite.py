@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 pytest.importorskip("paddle", reason="needs the [compress] extra")
-from asrcompress.cli import app
+from asrcompress.cli.app import app
 from asrcompress.errors import SidecarFailed
-from asrcompress.lite_environment import sidecar_python
+from asrcompress.lite.environment import sidecar_python
 from asrcompress.runtime import Transcriber
 
 pytestmark = [pytest.mark.paddle, pytest.mark.slow]

@@ -17,8 +17,8 @@ pytest.importorskip("paddle", reason="needs the [compress] extra")
 import onnx
 from onnx import numpy_helper
 
-from asrcompress.cer import CerReport
-from asrcompress.cli import app
+from asrcompress.accuracy.cer import CerReport
+from asrcompress.cli.app import app
 from asrcompress.errors import CerGateFailed, DataLeak, ParityFailed
 from asrcompress.export.parity import check_parity, compare_features, compare_forms
 from asrcompress.files import sha256_file

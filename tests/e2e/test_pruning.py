@@ -10,9 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 pytest.importorskip("paddle", reason="needs the [compress] extra")
-from asrcompress.checkpoint import read_checkpoint
-from asrcompress.cli import app
-from asrcompress.network import build_network
+from asrcompress.checkpoints.checkpoint import read_checkpoint
+from asrcompress.checkpoints.network import build_network
+from asrcompress.cli.app import app
 
 pytestmark = pytest.mark.paddle
 

@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 pytest.importorskip("paddle", reason="needs the [compress] extra")
 
-from asrcompress.cli import app
+from asrcompress.cli.app import app
 from asrcompress.histogram import read_histograms
 from asrcompress.ranges import read_ranges
-from asrcompress.report_data import collect
+from asrcompress.report.data import collect
 from asrcompress.run import read_run
 
 pytestmark = [pytest.mark.paddle, pytest.mark.slow]

@@ -10,14 +10,14 @@ import pytest
 from typer.testing import CliRunner, Result
 
 pytest.importorskip("paddle", reason="needs the [compress] extra")
-from asrcompress.cli import app
+from asrcompress.cli.app import app
 from asrcompress.console import Console
 from asrcompress.errors import BadBundle, BadRecipe, BadRun
-from asrcompress.evaluation import evaluate
 from asrcompress.files import sha256_file
-from asrcompress.manifest import load_manifest
+from asrcompress.manifests.manifest import load_manifest
+from asrcompress.pipeline.evaluation import evaluate
+from asrcompress.pipeline.recognizer import open_recognizer
 from asrcompress.recipe import Decoding
-from asrcompress.recognizer import open_recognizer
 from asrcompress.runtime import Transcriber
 
 pytestmark = pytest.mark.paddle

@@ -17,8 +17,8 @@ import onnx
 import soundfile
 from onnx import numpy_helper
 
-from asrcompress.cer import CerReport
-from asrcompress.cli import app
+from asrcompress.accuracy.cer import CerReport
+from asrcompress.cli.app import app
 from asrcompress.files import sha256_file
 from asrcompress.runtime import Transcriber
 from asrcompress.runtime.endpoint import NO_ENDPOINT

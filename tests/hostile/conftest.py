@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asrcompress.bundle import BundleManifest, Source, TensorSpec, write_bundle
+from asrcompress.bundles.bundle import BundleManifest, Source, TensorSpec, write_bundle
 from asrcompress.features import FeatureSpec
 from asrcompress.tokens import Vocabulary
 
@@ -83,9 +83,9 @@ class Place:
         return folder
 
     def _write_reports(self, folder: Path) -> None:
-        from asrcompress.cer import score_all
-        from asrcompress.gate import judge
-        from asrcompress.manifest import load_manifest
+        from asrcompress.accuracy.cer import score_all
+        from asrcompress.accuracy.gate import judge
+        from asrcompress.manifests.manifest import load_manifest
 
         report = score_all(load_manifest(self.manifest), ["开"], [1.0])
         for name in ("before.json", "after.json"):
@@ -270,7 +270,7 @@ def check(place: Place) -> Callable[..., None]:
     """
     from typer.testing import CliRunner
 
-    from asrcompress.cli import app
+    from asrcompress.cli.app import app
 
     def run(make: Callable[[Place], list[Any]], message: str, code: int = 3) -> None:
         words = [str(word) for word in make(place)]

@@ -531,7 +531,7 @@ def test_a_copy_is_accepted(place: Any) -> None:
     """What the cases above spoil is good to begin with."""
     from typer.testing import CliRunner
 
-    from asrcompress.cli import app
+    from asrcompress.cli.app import app
 
     shutil.copytree(place.bundle, place.path / "copy")
     assert CliRunner().invoke(app, ["verify", "copy"]).exit_code == 0

@@ -211,7 +211,7 @@ def test_a_file_that_may_not_be_read(
 ) -> None:
     """Real permissions: root, who may read everything, is nobody while the command runs."""
     pytest.importorskip("yaml", reason="needs the [compress] extra")
-    from asrcompress import cli
+    from asrcompress.cli import app as cli
 
     invoke = cli._Commands.invoke
     root = os.geteuid() == 0

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asrcompress import plain_pickle
+from asrcompress.checkpoints import plain_pickle
 
 pytest.importorskip("yaml", reason="needs the [compress] extra")
 
@@ -549,7 +549,7 @@ BIAS = "encoder.after_norm.bias"
 
 def trained(place: Any, change: Callable[[Any], object]) -> list[Any]:
     """Weights of a real network, changed."""
-    from asrcompress.weights import read_weights, write_weights
+    from asrcompress.checkpoints.weights import read_weights, write_weights
 
     path = place.trained / "checkpoints/best.pdparams"
     tensors = read_weights(path)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asrcompress.checkpoint import Checkpoint, read_checkpoint
+from asrcompress.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from asrcompress.errors import SidecarFailed
-from asrcompress.lite_environment import sidecar_python
+from asrcompress.lite.environment import sidecar_python
 from asrcompress.ranges import ActivationRange, Ranges, WeightRange
 
 SYMBOLS = ("开", "关", "灯", "空", "调", "一", "二", "三")
@@ -39,8 +39,8 @@ def checkpoint(make_experiment: Any, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def ranges(checkpoint: Checkpoint) -> Ranges:
     """Weights by their largest value, every edge from -4 to 4."""
-    from asrcompress.batch_norm import fold_batch_norm
-    from asrcompress.network import build_network
+    from asrcompress.checkpoints.batch_norm import fold_batch_norm
+    from asrcompress.checkpoints.network import build_network
 
     network = build_network(checkpoint)
     fold_batch_norm(network)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asrcompress.bundle_manifest import TensorSpec
+from asrcompress.bundles.manifest import TensorSpec
 from asrcompress.errors import BadBundle
-from asrcompress.lite_manifest import LiteBucket, LiteModel
+from asrcompress.lite.manifest import LiteBucket, LiteModel
 from asrcompress.runtime.lite import BucketedModel
 
 FACTOR, LEAST = 4, 7

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 pytest.importorskip("paddle", reason="needs the [compress] extra")
-from asrcompress.bundle import Bundle, read_bundle
-from asrcompress.checkpoint import Checkpoint, read_checkpoint
+from asrcompress.bundles.bundle import Bundle, read_bundle
+from asrcompress.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from asrcompress.console import Console
 from asrcompress.errors import BadBundle, BadRecipe, BadRun, ExportFailed, ParityFailed
 from asrcompress.export import lite_graph
-from asrcompress.lite_origin import LiteOptions
-from asrcompress.lite_shipping import ship_lite
+from asrcompress.lite.origin import LiteOptions
+from asrcompress.lite.shipping import ship_lite
+from asrcompress.pipeline.recognizer import from_bundle, from_checkpoint
 from asrcompress.recipe import Recipe, override
-from asrcompress.recognizer import from_bundle, from_checkpoint
 from asrcompress.runtime import Transcriber
 
 pytestmark = pytest.mark.paddle

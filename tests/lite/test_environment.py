@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from asrcompress import lite_environment
 from asrcompress.errors import SidecarFailed
-from asrcompress.lite_environment import PACKAGES, Sidecar, find_python, sidecar_python
-from asrcompress.lite_process import WORKER
+from asrcompress.lite import environment as lite_environment
+from asrcompress.lite.environment import PACKAGES, Sidecar, find_python, sidecar_python
+from asrcompress.lite.process import WORKER
 
 SAYS_3_8 = 'echo "3 8"'
 

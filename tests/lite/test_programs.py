@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("paddle", reason="needs the [compress] extra")
-from asrcompress.batch_norm import fold_batch_norm
+from asrcompress.checkpoints.batch_norm import fold_batch_norm
+from asrcompress.checkpoints.network import PaddleAcousticModel, build_network
 from asrcompress.errors import ExportFailed, IntegerGateFailed, SidecarFailed
 from asrcompress.export.lite_graph import trace_bucket
 from asrcompress.export.lite_int8 import quantize_program
@@ -18,8 +19,7 @@ from asrcompress.export.lite_kernels import integer_macs, read_kernels
 from asrcompress.export.lite_opt import check_integer_kernels, optimize
 from asrcompress.export.lite_program import Program
 from asrcompress.export.lite_reference import PaddleProgram
-from asrcompress.lite_process import LiteProcess
-from asrcompress.network import PaddleAcousticModel, build_network
+from asrcompress.lite.process import LiteProcess
 
 pytestmark = pytest.mark.paddle
 
@@ -236,7 +236,7 @@ def test_a_predictor_that_dies_is_an_error(sidecar: Path, tmp_path: Path) -> Non
 def test_a_conformer_of_12_blocks_is_3_2_times_smaller(
     make_experiment: Any, ranges_of: Any, sidecar: Path, tmp_path: Path
 ) -> None:
-    from asrcompress.checkpoint import read_checkpoint
+    from asrcompress.checkpoints.checkpoint import read_checkpoint
 
     symbols = tuple(chr(0x4E00 + index) for index in range(4230))
     make_experiment(

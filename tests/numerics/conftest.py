@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asrcompress.checkpoint import Checkpoint, read_checkpoint
+from asrcompress.checkpoints.checkpoint import Checkpoint, read_checkpoint
 
 SYMBOLS = list("开关灯空调音乐天气一二三四五六七八")
 

@@ -9,25 +9,29 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asrcompress.attention_decoder import PARAMETERS, forced
+from asrcompress.checkpoints.attention_decoder import PARAMETERS, forced
 from asrcompress.errors import ExportFailed
 from asrcompress.recipe import Decoding, Quantization
 
 pytest.importorskip("paddle", reason="needs the [compress] extra")
 import paddle
 
-from asrcompress.batch_norm import fold_batch_norm
-from asrcompress.bundle_manifest import DecoderModel
-from asrcompress.checkpoint import read_checkpoint
+from asrcompress.bundles.manifest import DecoderModel
+from asrcompress.checkpoints.batch_norm import fold_batch_norm
+from asrcompress.checkpoints.checkpoint import read_checkpoint
+from asrcompress.checkpoints.network import (
+    PaddleAcousticModel,
+    PaddleAttentionDecoder,
+    build_network,
+)
 from asrcompress.compress.quantized_network import QuantizedNetwork
-from asrcompress.decoder_stages import example_feed
 from asrcompress.export.decoder_graph import export_decoder
 from asrcompress.export.families import export_utterances
 from asrcompress.export.int8 import quantize_graph
 from asrcompress.export.integer_share import measure_integer_share
 from asrcompress.export.onnx_bundle import tensor_specs
 from asrcompress.export.onnx_graph import save_graph
-from asrcompress.network import PaddleAcousticModel, PaddleAttentionDecoder, build_network
+from asrcompress.pipeline.decoder import example_feed
 from asrcompress.runtime.decode import prefix_beam
 from asrcompress.runtime.onnx_decoder import OnnxAttentionDecoder
 from asrcompress.runtime.rescoring import attention_beam, rescore
@@ -126,8 +130,8 @@ def test_prefix_beam_is_paddlespeechs(
 
 def test_prefix_beam_is_paddlespeechs_on_speech(shared: Path) -> None:
     """Log-probabilities of trained networks; PaddleSpeech runs its own encoder on the features."""
-    from asrcompress.manifest import load_manifest
-    from asrcompress.recognizer import from_network
+    from asrcompress.manifests.manifest import load_manifest
+    from asrcompress.pipeline.recognizer import from_network
 
     folder = shared / "checkpoints" / "dsp20-conformer"
     manifest = shared / "data" / "dsp20" / "test.jsonl"

@@ -15,7 +15,9 @@ import onnx
 import onnxruntime
 from onnx import numpy_helper
 
-from asrcompress.checkpoint import Checkpoint, read_checkpoint
+from asrcompress.checkpoints.checkpoint import Checkpoint, read_checkpoint
+from asrcompress.checkpoints.network import PaddleAcousticModel, build_network
+from asrcompress.checkpoints.weights import read_weights, write_weights
 from asrcompress.compress.anatomy import dissect
 from asrcompress.compress.quantized_network import QuantizedNetwork
 from asrcompress.compress.sqnr import measure_noise
@@ -26,12 +28,10 @@ from asrcompress.export.int8 import quantize_graph
 from asrcompress.export.integer_share import check_integer_share, measure_integer_share
 from asrcompress.export.onnx_graph import save_graph
 from asrcompress.export.recurrent import gate_rows
-from asrcompress.network import PaddleAcousticModel, build_network
 from asrcompress.paddle_imports import import_paddle
 from asrcompress.ranges import read_ranges, write_ranges
 from asrcompress.recipe import Quantization
 from asrcompress.runtime.session import OnnxAcousticModel
-from asrcompress.weights import read_weights, write_weights
 
 paddle = import_paddle()
 

@@ -16,15 +16,15 @@ pytest.importorskip("paddle", reason="needs the [compress] extra")
 import onnx
 from onnx import numpy_helper
 
-from asrcompress.batch_norm import fold_batch_norm
+from asrcompress.checkpoints.batch_norm import fold_batch_norm
+from asrcompress.checkpoints.network import PaddleAcousticModel, build_network
+from asrcompress.checkpoints.weights import write_weights
 from asrcompress.compress.quantized_network import QuantizedNetwork
 from asrcompress.export.families import export_utterances
 from asrcompress.export.int8 import quantize_graph
 from asrcompress.export.integer_share import check_integer_share, measure_integer_share
 from asrcompress.export.onnx_graph import save_graph
-from asrcompress.network import PaddleAcousticModel, build_network
 from asrcompress.runtime.session import OnnxAcousticModel
-from asrcompress.weights import write_weights
 
 pytestmark = pytest.mark.paddle
 
@@ -94,7 +94,7 @@ def test_an_utterance_in_a_batch_gives_what_it_gives_alone(
 def test_layer_norm_convolution_modules_export_too(
     make_experiment: Any, features: list[np.ndarray], tmp_path: Path
 ) -> None:
-    from asrcompress.checkpoint import read_checkpoint
+    from asrcompress.checkpoints.checkpoint import read_checkpoint
 
     make_experiment(
         tmp_path, blocks=1, width=16, heads=2, feed_forward=32, decoder_blocks=1, kernel=7,

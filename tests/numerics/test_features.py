@@ -201,8 +201,8 @@ def test_the_floor_was_the_difference(real: Case, shared: Path) -> None:
 def test_no_text_changes(real: Case, shared: Path) -> None:
     """PaddleSpeech's network on either features. On all 240 clips of dsp20's test split, no
     frame's best token differs, and no log-probability by more than 6e-5."""
-    from asrcompress.checkpoint import read_checkpoint
-    from asrcompress.network import PaddleAcousticModel, build_network
+    from asrcompress.checkpoints.checkpoint import read_checkpoint
+    from asrcompress.checkpoints.network import PaddleAcousticModel, build_network
 
     network = build_network(read_checkpoint(shared / "checkpoints/dsp20-conformer"))
     model = PaddleAcousticModel(network)

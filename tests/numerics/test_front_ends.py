@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from asrcompress.audio import read_audio, to_int16
-from asrcompress.checkpoint import Checkpoint, read_checkpoint
+from asrcompress.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from asrcompress.errors import BadBundle
 from asrcompress.features import FeatureSpec
 from asrcompress.runtime.feature_stream import FeatureStream
@@ -119,7 +119,7 @@ def real_speech(shared: Path) -> dict[str, np.ndarray]:
 
 def gaps(checkpoint: Checkpoint, signals: dict[str, np.ndarray]) -> np.ndarray:
     """All absolute differences from PaddleSpeech's features."""
-    from asrcompress.network import PaddleFrontEnd
+    from asrcompress.checkpoints.network import PaddleFrontEnd
 
     reference, fbank = PaddleFrontEnd(checkpoint), Fbank(checkpoint.features)
     found = []
@@ -166,7 +166,7 @@ def test_no_best_token_changes(
 ) -> None:
     """DeepSpeech2 with random weights on PaddleSpeech's features and on ours."""
     pytest.importorskip("paddlespeech")
-    from asrcompress.network import PaddleAcousticModel, PaddleFrontEnd
+    from asrcompress.checkpoints.network import PaddleAcousticModel, PaddleFrontEnd
     from asrcompress.paddle_imports import import_deepspeech2, import_paddle
 
     checkpoint = experiment(make_plain_experiment, tmp_path, RECIPES[name])

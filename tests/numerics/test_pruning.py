@@ -12,14 +12,14 @@ import pytest
 
 pytest.importorskip("paddle", reason="needs the [compress] extra")
 
-from asrcompress.checkpoint import read_checkpoint
+from asrcompress.checkpoints.checkpoint import read_checkpoint
+from asrcompress.checkpoints.network import PaddleAcousticModel, build_network
+from asrcompress.checkpoints.pruned_experiment import write_experiment
 from asrcompress.compress.groups import groups_of
 from asrcompress.compress.importance import score_magnitudes
 from asrcompress.compress.prune import costs_of, drop_blocks, least_blocks, prune
 from asrcompress.compress.prune_plan import Limits
 from asrcompress.errors import BadCheckpoint, BadRecipe
-from asrcompress.network import PaddleAcousticModel, build_network
-from asrcompress.pruned_experiment import write_experiment
 
 pytestmark = pytest.mark.paddle
 FRAMES = 50

@@ -12,9 +12,9 @@ from asrcompress.recipe import Quantization
 
 pytest.importorskip("paddle", reason="needs the [compress] extra")
 from asrcompress.calibration.observers import METHODS, make_observer
+from asrcompress.checkpoints.network import PaddleAcousticModel, build_network
 from asrcompress.compress.quanters import ActivationQuanter, WeightQuanter
 from asrcompress.compress.quantized_network import QuantizedNetwork
-from asrcompress.network import PaddleAcousticModel, build_network
 from asrcompress.paddle_imports import import_paddle
 
 pytestmark = pytest.mark.paddle

@@ -11,13 +11,13 @@ import pytest
 
 pytest.importorskip("paddle", reason="needs the [compress] extra")
 
-from asrcompress.batch_norm import fold_batch_norm
-from asrcompress.checkpoint import read_checkpoint
+from asrcompress.checkpoints.batch_norm import fold_batch_norm
+from asrcompress.checkpoints.checkpoint import read_checkpoint
+from asrcompress.checkpoints.network import build_network
 from asrcompress.compress.batches import TrainingSet
 from asrcompress.compress.recovery import Recovery
 from asrcompress.compress.workers import Workers
-from asrcompress.manifest import Utterance
-from asrcompress.network import build_network
+from asrcompress.manifests.manifest import Utterance
 from asrcompress.recipe import Training
 
 pytestmark = pytest.mark.paddle

@@ -19,10 +19,13 @@ import onnx
 import paddle
 from onnx import numpy_helper
 
-from asrcompress.acoustic import Context
 from asrcompress.audio import read_audio
-from asrcompress.batch_norm import fold_batch_norm
-from asrcompress.checkpoint import Checkpoint, read_checkpoint
+from asrcompress.checkpoints.acoustic import Context
+from asrcompress.checkpoints.batch_norm import fold_batch_norm
+from asrcompress.checkpoints.checkpoint import Checkpoint, read_checkpoint
+from asrcompress.checkpoints.network import PaddleAcousticModel, build_network
+from asrcompress.checkpoints.streaming import check_streamable, chunk_context, contexts_of
+from asrcompress.checkpoints.weights import write_weights
 from asrcompress.compress.quantized_network import QuantizedNetwork
 from asrcompress.export.chunk_graph import export_chunks
 from asrcompress.export.families import export_utterances
@@ -31,13 +34,10 @@ from asrcompress.export.integer_share import measure_integer_share
 from asrcompress.export.onnx_graph import save_graph
 from asrcompress.export.shared_weights import share_weights
 from asrcompress.export.streaming import describe_again, example_feed, export_streaming
-from asrcompress.manifest import load_manifest
-from asrcompress.network import PaddleAcousticModel, build_network
+from asrcompress.manifests.manifest import load_manifest
 from asrcompress.runtime.chunk_model import ChunkedAcousticModel, open_chunk_model
 from asrcompress.runtime.features import Fbank
 from asrcompress.runtime.session import OnnxAcousticModel
-from asrcompress.streaming import check_streamable, chunk_context, contexts_of
-from asrcompress.weights import write_weights
 
 pytestmark = pytest.mark.paddle
 
@@ -257,7 +257,7 @@ def example_spec(spec: Any) -> Any:
 
 def spec_of(folder: Path) -> Any:
     from asrcompress import strict_json
-    from asrcompress.bundle_manifest import StreamingModel
+    from asrcompress.bundles.manifest import StreamingModel
     from asrcompress.errors import BadBundle
 
     tree = json.loads((folder / "spec.json").read_text())

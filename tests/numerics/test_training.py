@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asrcompress.acoustic import TRAINING_CONTEXT
+from asrcompress.checkpoints.acoustic import TRAINING_CONTEXT
+from asrcompress.checkpoints.front_end import SpecAugment
 from asrcompress.errors import BadManifest, TrainingFailed
-from asrcompress.front_end import SpecAugment
-from asrcompress.manifest import Utterance
+from asrcompress.manifests.manifest import Utterance
 from asrcompress.recipe import Quantization, Training
 
 pytest.importorskip("paddle", reason="needs the [compress] extra")
+from asrcompress.checkpoints.network import PaddleAcousticModel, build_network
 from asrcompress.compress.batches import TrainingSet
 from asrcompress.compress.quantized_network import QuantizedNetwork
 from asrcompress.compress.trainer import Trainer
-from asrcompress.network import PaddleAcousticModel, build_network
 
 pytestmark = pytest.mark.paddle
 
@@ -172,8 +172,8 @@ def test_schedule_warms_up_and_falls_to_one_percent(checkpoint: Any) -> None:
 
 
 def test_a_resumed_run_is_bit_equal_to_an_undisturbed_one(checkpoint: Any, tmp_path: Path) -> None:
+    from asrcompress.checkpoints.weights import read_state
     from asrcompress.paddle_imports import import_paddle
-    from asrcompress.weights import read_state
 
     whole = trainer(checkpoint)
     while whole.progress.epoch < 2:

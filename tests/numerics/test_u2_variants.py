@@ -14,15 +14,15 @@ pytest.importorskip("paddle", reason="needs the [compress] extra")
 import onnx
 import paddle
 
-from asrcompress.batch_norm import fold_batch_norm
-from asrcompress.checkpoint import read_checkpoint
+from asrcompress.checkpoints.batch_norm import fold_batch_norm
+from asrcompress.checkpoints.checkpoint import read_checkpoint
+from asrcompress.checkpoints.network import PaddleAcousticModel, build_network
+from asrcompress.checkpoints.unused_layers import unused_layers
 from asrcompress.compress.anatomy import dissect
 from asrcompress.compress.families import attentions_of, layers_of
 from asrcompress.export.families import export_utterances
 from asrcompress.export.onnx_graph import save_graph
-from asrcompress.network import PaddleAcousticModel, build_network
 from asrcompress.runtime.session import OnnxAcousticModel
-from asrcompress.unused_layers import unused_layers
 
 pytestmark = pytest.mark.paddle
 

@@ -1,6 +1,6 @@
 """The direction of imports, lazy ones included, read off the source.
 
-core's composers (command line, pipeline)  ->  stages  ->  core's seams
+core's composers (cli, pipeline, …)  ->  stages  ->  core's seams
 compress -> calibration is the only edge between stages
 """
 
@@ -21,29 +21,19 @@ FOLDERS = {
 }
 STAGES = frozenset(FOLDERS) - {"core"}
 SIDEWAYS = {("compress", "calibration")}
-# The modules of core that put stages together. Everything else in core is a seam.
+# The modules of core that put stages together: whole folders, and single ones. Everything else in
+# core is a seam.
+COMPOSING_FOLDERS = frozenset({"cli", "pipeline"})
 COMPOSERS = frozenset(
     {
         "__main__",
-        "decoder_stages",
-        "evaluation",
-        "golden_recording",
-        "lite_checks",
-        "lite_origin",
-        "lite_shipping",
-        "measurement",
-        "pipeline",
-        "prune_job",
-        "pruning",
-        "recognizer",
-        "render",
-        "sherpa_check",
-        "sherpa_forms",
-        "sherpa_shipping",
-        "shipping",
-        "speed",
-        "streaming_stages",
-        "wenet_shipping",
+        "lite.checks",
+        "lite.origin",
+        "lite.shipping",
+        "sherpa.check",
+        "sherpa.forms",
+        "sherpa.shipping",
+        "sherpa.wenet",
     }
 )
 # What a device does not install; nothing of the runtime may reach for it, not even lazily.
@@ -53,7 +43,7 @@ HEAVY = frozenset(
 
 
 def _is_composer(module: str) -> bool:
-    return module in COMPOSERS or module == "cli" or module.startswith("cli_")
+    return module in COMPOSERS or module.split(".")[0] in COMPOSING_FOLDERS
 
 
 def _imports(source: str, package: str) -> Iterator[str]:
@@ -72,17 +62,27 @@ def _imports(source: str, package: str) -> Iterator[str]:
 
 def _layer(name: str, modules: dict[str, set[str]]) -> tuple[str, str] | None:
     """(folder, module) of an asrcompress name; None for other names and for attributes."""
-    parts = name.split(".")
-    if parts[0] != "asrcompress" or len(parts) == 1:
+    top, *rest = name.split(".")
+    if top != "asrcompress" or not rest:
         return None
-    if parts[1] in STAGES:
-        return parts[1], parts[2] if len(parts) > 2 else "__init__"
-    return ("core", parts[1]) if parts[1] in modules["core"] else None
+    if rest[0] in STAGES:
+        return rest[0], ".".join(rest[1:]) or "__init__"
+    while rest and ".".join(rest) not in modules["core"]:
+        rest.pop()
+    return ("core", ".".join(rest)) if rest else None
+
+
+def _file(module: str) -> str:
+    return module.replace(".", "/") + ".py"
+
+
+def _module(path: Path, folder: Path) -> str:
+    return ".".join(path.relative_to(folder).with_suffix("").parts).removesuffix(".__init__")
 
 
 def _problem(folder: str, module: str, target: tuple[str, str]) -> str | None:
     to_folder, to_module = target
-    line = f"{folder}/{module}.py imports {to_folder}/{to_module}.py"
+    line = f"{folder}/{_file(module)} imports {to_folder}/{_file(to_module)}"
     from_composer = folder == "core" and _is_composer(module)
     if to_folder == "core" and _is_composer(to_module) and not from_composer:
         return f"{line}: only composers may know composers"
@@ -96,18 +96,22 @@ def _problem(folder: str, module: str, target: tuple[str, str]) -> str | None:
 
 def find_problems(root: Path) -> list[str]:
     """Every import under `root` that goes the wrong way."""
-    files = {folder: sorted((root / folder).glob("*.py")) for folder in FOLDERS}
-    modules = {folder: {path.stem for path in paths} for folder, paths in files.items()}
+    files = {
+        folder: {_module(path, root / folder): path for path in (root / folder).rglob("*.py")}
+        for folder in FOLDERS
+    }
+    modules = {folder: set(paths) for folder, paths in files.items()}
     found = set()
     for folder, paths in files.items():
-        for path in paths:
-            for name in _imports(path.read_text(encoding="utf-8"), FOLDERS[folder]):
+        for module, path in paths.items():
+            package = ".".join((FOLDERS[folder], *module.split(".")[:-1]))
+            for name in _imports(path.read_text(encoding="utf-8"), package):
                 if name.split(".")[0] in FOLDERS:
                     found.add(f"{folder}/{path.name} imports bare {name}")
                 if folder == "runtime" and name.split(".")[0] in HEAVY:
                     found.add(f"{folder}/{path.name} imports {name}: too heavy for a device")
                 target = _layer(name, modules)
-                if target and (problem := _problem(folder, path.stem, target)):
+                if target and (problem := _problem(folder, module, target)):
                     found.add(problem)
     return sorted(found)
 
@@ -123,8 +127,9 @@ def test_imports_go_one_way(repo: Path) -> None:
         ("export/a.py", "def f():\n    from asrcompress.runtime import a", "stages do not know"),
         ("calibration/a.py", "from asrcompress import compress", "stages do not know"),
         ("core/seam.py", "from asrcompress.export import a", "a seam imports no stage"),
-        ("core/seam.py", "from . import cli", "only composers may know composers"),
-        ("compress/a.py", "from ..cli import main", "only composers may know composers"),
+        ("core/seam.py", "from .cli import app", "only composers may know composers"),
+        ("core/bundles/a.py", "from ..cli import app", "only composers may know composers"),
+        ("compress/a.py", "from ..cli.app import main", "only composers may know composers"),
         ("compress/a.py", "import calibration.observers", "bare calibration"),
         ("runtime/a.py", "def f():\n    import onnx", "too heavy for a device"),
     ],
@@ -140,8 +145,8 @@ def test_a_wrong_import_is_caught(tmp_path: Path, file: str, line: str, said: st
     ("file", "line"),
     [
         ("compress/a.py", "from asrcompress.calibration import a"),
-        ("core/cli.py", "from asrcompress.export import a"),
-        ("core/pipeline.py", "from . import cli"),
+        ("core/cli/app.py", "from asrcompress.export import a"),
+        ("core/pipeline/quantize.py", "from . import cli"),
         ("runtime/a.py", "from asrcompress.seam import thing"),
         ("export/a.py", "import onnx"),
     ],
@@ -155,8 +160,10 @@ def _project(root: Path, sources: dict[str, str]) -> None:
     for folder in FOLDERS:
         (root / folder).mkdir()
         (root / folder / "a.py").touch()
-    for name in ("cli", "seam"):
-        (root / "core" / f"{name}.py").touch()
+    for name in ("cli/app", "pipeline/a", "bundles/a", "seam"):
+        path = root / "core" / f"{name}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
     for file, source in sources.items():
         (root / file).write_text(source)
 
@@ -164,14 +171,15 @@ def _project(root: Path, sources: dict[str, str]) -> None:
 def test_no_module_imports_itself_in_a_circle(repo: Path) -> None:
     graph: dict[str, set[str]] = {}
     for folder, package in FOLDERS.items():
-        for path in (repo / folder).glob("*.py"):
-            name = package if path.stem == "__init__" else f"{package}.{path.stem}"
+        for path in (repo / folder).rglob("*.py"):
+            module = _module(path, repo / folder)
+            name = package if module == "__init__" else f"{package}.{module}"
             tree = ast.parse(path.read_text(encoding="utf-8"))
             top = ast.Module(
                 body=[n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)],
                 type_ignores=[],
             )
-            graph[name] = set(_imports(ast.unparse(top), package))
+            graph[name] = set(_imports(ast.unparse(top), name.rpartition(".")[0]))
     graph = {name: {n for n in names if n in graph} - {name} for name, names in graph.items()}
     # Importing a submodule runs its package's __init__ first, but that edge is not a statement.
     while leaves := {name for name, names in graph.items() if not names & graph.keys()}:

@@ -109,4 +109,4 @@ def test_the_command_is_declared() -> None:
     (entry,) = [
         e for e in metadata.distribution("asrcompress").entry_points if e.group == "console_scripts"
     ]
-    assert (entry.name, entry.value) == ("asrcompress", "asrcompress.cli:main")
+    assert (entry.name, entry.value) == ("asrcompress", "asrcompress.cli.app:main")

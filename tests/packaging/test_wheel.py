@@ -102,8 +102,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path, repo: Path) -
     assert any(name.endswith("licenses/LICENSE") for name in names)
     for folder in FOLDERS:
         inside = "asrcompress" if folder == "core" else f"asrcompress/{folder}"
-        for path in (repo / folder).glob("*.py"):
-            assert f"{inside}/{path.name}" in names
+        for path in (repo / folder).rglob("*.py"):
+            assert f"{inside}/{path.relative_to(repo / folder)}" in names
 
 
 def test_the_runtime_runs_on_the_base_install(device: Path) -> None:

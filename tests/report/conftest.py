@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from asrcompress import strict_json
-from asrcompress.cer import CerReport, score_utterance
-from asrcompress.gate import judge
+from asrcompress.accuracy.cer import CerReport, score_utterance
+from asrcompress.accuracy.gate import judge
+from asrcompress.checkpoints.weights import write_weights
 from asrcompress.histogram import Histogram, write_histograms
 from asrcompress.ranges import ActivationRange, Ranges, WeightRange, write_ranges
 from asrcompress.recipe import Recipe
 from asrcompress.run import Run
 from asrcompress.sqnr import EdgeNoise, NoiseReport, weight_noise
-from asrcompress.weights import write_weights
 
 # Markup, template code, terminal escapes, half a surrogate pair, text that runs right to left.
 HOSTILE = (

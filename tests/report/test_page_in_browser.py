@@ -138,7 +138,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory, make_run: Callable[..., Path]) -> Path:
-    from asrcompress.report import write_report
+    from asrcompress.report.page import write_report
     from asrcompress.run import read_run
 
     folder = tmp_path_factory.mktemp("report") / "qat-0123456789"

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from asrcompress.cer import score_utterance
-from asrcompress.cli import app
+from asrcompress.accuracy.cer import score_utterance
+from asrcompress.cli.app import app
 from asrcompress.errors import BadRun
-from asrcompress.report import render_report, write_report
-from asrcompress.report_diff import align
-from asrcompress.report_tables import heat, heat_table
+from asrcompress.report.diff import align
+from asrcompress.report.page import render_report, write_report
+from asrcompress.report.tables import heat, heat_table
 from asrcompress.run import read_run
 
 pytest.importorskip("matplotlib", reason="draws the report")

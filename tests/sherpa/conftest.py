@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from asrcompress.cli import app
+from asrcompress.cli.app import app
 
 RECIPE = "[gate]\nmax_cer_increase = 0.9\n"
 STREAM_RECIPE = f"[streaming]\nchunk_size = 8\nleft_chunks = 4\n{RECIPE}"

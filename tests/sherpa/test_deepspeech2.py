@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 pytest.importorskip("paddle", reason="needs the [compress] extra")
-from asrcompress.checkpoint import read_checkpoint
+from asrcompress.checkpoints.checkpoint import read_checkpoint
 from asrcompress.console import Console
+from asrcompress.pipeline.recognizer import from_checkpoint
 from asrcompress.recipe import Recipe, Source
-from asrcompress.recognizer import from_checkpoint
-from asrcompress.sherpa_check import verify_in_sherpa
-from asrcompress.sherpa_forms import reference_of
-from asrcompress.sherpa_record import TOKENS, WENET
-from asrcompress.sherpa_shipping import ship_sherpa
+from asrcompress.sherpa.check import verify_in_sherpa
+from asrcompress.sherpa.forms import reference_of
+from asrcompress.sherpa.record import TOKENS, WENET
+from asrcompress.sherpa.shipping import ship_sherpa
 from asrcompress.tokens import Vocabulary
 
 pytestmark = pytest.mark.paddle

@@ -6,8 +6,8 @@ import kaldi_native_fbank
 import numpy as np
 import pytest
 
+from asrcompress.bundles.golden_signals import golden_signal
 from asrcompress.features import FeatureSpec
-from asrcompress.golden_signals import golden_signal
 from asrcompress.runtime.features import Fbank
 from asrcompress.runtime.sherpa_fbank import SherpaFbank, is_empty, mel_conversion, sherpa_spec
 

@@ -13,10 +13,10 @@ pytest.importorskip("paddle", reason="needs the [compress] extra")
 import onnx
 import onnxruntime
 
-from asrcompress.checkpoint import read_checkpoint
-from asrcompress.network import build_network
+from asrcompress.checkpoints.checkpoint import read_checkpoint
+from asrcompress.checkpoints.network import build_network
 from asrcompress.paddle_imports import import_paddle
-from asrcompress.wenet_shipping import WenetModel
+from asrcompress.sherpa.wenet import WenetModel
 
 pytestmark = pytest.mark.paddle
 CHUNK, LEFT, CONTEXT = 8, 4, 7

@@ -14,10 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asrcompress.bundle import Bundle, BundleManifest, Source, TensorSpec, read_bundle, write_bundle
+from asrcompress.bundles.bundle import (
+    Bundle,
+    BundleManifest,
+    Source,
+    TensorSpec,
+    read_bundle,
+    write_bundle,
+)
 from asrcompress.features import FeatureSpec
-from asrcompress.golden_recording import record_golden
-from asrcompress.recognizer import from_onnx
+from asrcompress.pipeline.golden_recording import record_golden
+from asrcompress.pipeline.recognizer import from_onnx
 from asrcompress.tokens import Vocabulary
 
 SYMBOLS = ("<blank>", "<unk>", "开", "关", "灯", "<eos>")

@@ -15,8 +15,8 @@ import onnxruntime
 import pytest
 import soundfile
 
-from asrcompress.bundle import Bundle
-from asrcompress.golden_signals import golden_signal
+from asrcompress.bundles.bundle import Bundle
+from asrcompress.bundles.golden_signals import golden_signal
 from asrcompress.runtime import Transcriber
 
 pytestmark = pytest.mark.slow

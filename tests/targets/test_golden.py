@@ -14,10 +14,8 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from asrcompress.bundle import Bundle, read_bundle
-from asrcompress.cli import app
-from asrcompress.errors import BadBundle, ExportFailed, SelfTestFailed
-from asrcompress.golden import (
+from asrcompress.bundles.bundle import Bundle, read_bundle
+from asrcompress.bundles.golden import (
     CaseResult,
     Golden,
     GoldenCase,
@@ -28,9 +26,11 @@ from asrcompress.golden import (
     most_stable,
     reference_bytes,
 )
-from asrcompress.golden_recording import record_golden
-from asrcompress.golden_signals import N_SIGNALS, golden_signal
-from asrcompress.recognizer import from_bundle
+from asrcompress.bundles.golden_signals import N_SIGNALS, golden_signal
+from asrcompress.cli.app import app
+from asrcompress.errors import BadBundle, ExportFailed, SelfTestFailed
+from asrcompress.pipeline.golden_recording import record_golden
+from asrcompress.pipeline.recognizer import from_bundle
 from asrcompress.runtime import Transcriber
 
 Reseal = Callable[..., None]

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from asrcompress.bundles.onnx_header import read_opset
 from asrcompress.errors import BadBundle
-from asrcompress.onnx_header import read_opset
 
 onnx = pytest.importorskip("onnx", reason="makes the graphs")
 MakeGraph = Callable[..., Path]

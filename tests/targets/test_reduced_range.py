@@ -17,14 +17,14 @@ pytest.importorskip("paddle", reason="needs the [compress] extra")
 import onnx
 from onnx import numpy_helper
 
-from asrcompress.batch_norm import fold_batch_norm
-from asrcompress.checkpoint import Checkpoint, read_checkpoint
+from asrcompress.checkpoints.batch_norm import fold_batch_norm
+from asrcompress.checkpoints.checkpoint import Checkpoint, read_checkpoint
+from asrcompress.checkpoints.network import PaddleAcousticModel, build_network
 from asrcompress.compress.quantized_network import QuantizedNetwork
 from asrcompress.errors import ExportFailed
 from asrcompress.export.families import export_utterances
 from asrcompress.export.int8 import quantize_graph
 from asrcompress.export.onnx_graph import save_graph
-from asrcompress.network import PaddleAcousticModel, build_network
 from asrcompress.recipe import Quantization
 from asrcompress.runtime.session import OnnxAcousticModel
 

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from asrcompress.bundle import Bundle, read_bundle, sign_bundle
-from asrcompress.cli import app
+from asrcompress.bundles.bundle import Bundle, read_bundle, sign_bundle
+from asrcompress.bundles.signature import new_key, read_signature
+from asrcompress.cli.app import app
 from asrcompress.errors import BadSignature, MissingExtra, OutputExists
 from asrcompress.runtime import Transcriber
-from asrcompress.signature import new_key, read_signature
 
 pytest.importorskip("cryptography", reason="needs the [sign] extra")
 Reseal = Callable[..., None]

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from asrcompress import targets
-from asrcompress.cli import app
+from asrcompress.cli.app import app
 from asrcompress.errors import BadRecipe
 from asrcompress.ranges import ActivationRange, Ranges, WeightRange
 from asrcompress.recipe import Export, Gate, Recipe, Streaming
@@ -25,7 +25,7 @@ def recipe(target: str, **changes: Any) -> Recipe:
 
 @pytest.fixture
 def checkpoint(make_plain_experiment: Callable[..., Path], tmp_path: Path) -> Any:
-    from asrcompress.checkpoint import read_checkpoint
+    from asrcompress.checkpoints.checkpoint import read_checkpoint
 
     return read_checkpoint(make_plain_experiment(tmp_path / "asr"))
 
@@ -194,7 +194,7 @@ def _run_with(folder: Path, top: int) -> Any:
 
 
 def test_a_run_ships_to_targets_whose_grid_it_keeps(tmp_path: Path) -> None:
-    from asrcompress.shipping import contract_of
+    from asrcompress.pipeline.shipping import contract_of
 
     full, reduced = (_run_with(tmp_path / str(top), top) for top in (127, 63))
     assert contract_of(full, recipe("int8"), "int8").name == "ort-x86-vnni"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asrcompress.bundle import Bundle, BundleManifest, Source, TensorSpec, write_bundle
+from asrcompress.bundles.bundle import Bundle, BundleManifest, Source, TensorSpec, write_bundle
 from asrcompress.features import FeatureSpec
 from asrcompress.tokens import Vocabulary
 

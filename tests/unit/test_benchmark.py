@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrcompress.bundle import Bundle
+from asrcompress.bundles.bundle import Bundle
 from asrcompress.errors import BadAudio, BadBundle, BadManifest, BadRecipe
 from asrcompress.runtime import benchmark
 from asrcompress.runtime.benchmark import Comparison, compare

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from asrcompress.bootstrap import rate_bounds
+from asrcompress.accuracy.bootstrap import rate_bounds
 
 
 def counts(*values: int) -> np.ndarray:

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from asrcompress import bundle as bundle_module
-from asrcompress.bundle import Bundle, BundleManifest, read_bundle, write_bundle
+from asrcompress.bundles import bundle as bundle_module
+from asrcompress.bundles.bundle import Bundle, BundleManifest, read_bundle, write_bundle
 from asrcompress.errors import BadBundle, FileFailed, OutputExists
 from asrcompress.features import FeatureSpec
 from asrcompress.tokens import Vocabulary

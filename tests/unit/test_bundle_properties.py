@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asrcompress.bundle import Bundle, read_bundle
+from asrcompress.bundles.bundle import Bundle, read_bundle
 from asrcompress.errors import BadBundle
 
 

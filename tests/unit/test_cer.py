@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asrcompress.cer import (
+from asrcompress.accuracy.cer import (
     BUCKETS,
     CerReport,
     ErrorCounts,
@@ -24,9 +24,9 @@ from asrcompress.cer import (
     score_all,
     score_utterance,
 )
+from asrcompress.accuracy.normalisation import Normalisation, normalise
 from asrcompress.errors import BadManifest, BadRun, EmptyReference, MissingExtra
-from asrcompress.manifest import Utterance
-from asrcompress.normalisation import Normalisation, normalise
+from asrcompress.manifests.manifest import Utterance
 
 
 def report(*pairs: tuple[str, str], durations: Sequence[float | None] = ()) -> CerReport:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asrcompress.checkpoint import read_checkpoint, read_settings
+from asrcompress.checkpoints.checkpoint import read_checkpoint, read_settings
+from asrcompress.checkpoints.front_end import SpecAugment
 from asrcompress.cmvn import read_cmvn
 from asrcompress.errors import BadCheckpoint
-from asrcompress.front_end import SpecAugment
 
 yaml = pytest.importorskip("yaml", reason="needs the [compress] extra")
 Make = Callable[..., Path]
@@ -170,8 +170,8 @@ def test_cmvn_by_hand(tmp_path: Path) -> None:
 
 @pytest.mark.paddle
 def test_a_random_experiment_is_built(make_experiment: Make, tmp_path: Path) -> None:
-    from asrcompress.network import build_network
-    from asrcompress.weights import read_weights
+    from asrcompress.checkpoints.network import build_network
+    from asrcompress.checkpoints.weights import read_weights
 
     checkpoint = read_checkpoint(make_experiment(tmp_path / "asr1"))
     network = build_network(checkpoint)
@@ -184,8 +184,8 @@ def test_a_random_experiment_is_built(make_experiment: Make, tmp_path: Path) -> 
 
 @pytest.mark.paddle
 def test_half_and_double_precision_are_taken(make_experiment: Make, tmp_path: Path) -> None:
-    from asrcompress.network import build_network
-    from asrcompress.weights import read_weights, write_weights
+    from asrcompress.checkpoints.network import build_network
+    from asrcompress.checkpoints.weights import read_weights, write_weights
 
     checkpoint = read_checkpoint(make_experiment(tmp_path / "asr1"))
     weights = dict(read_weights(checkpoint.weights_path))

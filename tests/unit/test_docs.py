@@ -17,7 +17,7 @@ import pytest
 import typer
 
 from asrcompress import errors
-from asrcompress.cli import app
+from asrcompress.cli.app import app
 from asrcompress.recipe import read_recipe
 
 REPO = Path(__file__).resolve().parents[2]

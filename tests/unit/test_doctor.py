@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from asrcompress import doctor, doctor_machine, doctor_packages
-from asrcompress.cli import app
-from asrcompress.doctor import FAIL, OK, WARN, Diagnosis, Fact
-from asrcompress.doctor_machine import cpu_facts, disk_fact, gpu_fact, memory_facts
-from asrcompress.doctor_packages import judge_packages
+from asrcompress.cli.app import app
+from asrcompress.doctor import diagnosis as doctor
+from asrcompress.doctor import machine as doctor_machine
+from asrcompress.doctor import packages as doctor_packages
+from asrcompress.doctor.diagnosis import FAIL, OK, WARN, Diagnosis, Fact
+from asrcompress.doctor.machine import cpu_facts, disk_fact, gpu_fact, memory_facts
+from asrcompress.doctor.packages import judge_packages
 
 GOOD = {
     "asrcompress": "0.1.0",
@@ -152,7 +154,7 @@ def test_a_crash_after_everything_was_loaded_harms_nothing() -> None:
 
 
 def test_paddle_is_never_imported_here() -> None:
-    code = "import sys; from asrcompress import doctor; doctor.suspects()"
+    code = "import sys; from asrcompress.doctor import diagnosis; diagnosis.suspects()"
     code += "; print('paddle' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
@@ -277,7 +279,7 @@ def test_an_import_that_fails_calls_the_doctor(
     real = builtins.__import__
 
     def broken(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "asrcompress.speed":
+        if name == "asrcompress.pipeline.speed":
             raise error
         return real(name, *args, **kwargs)
 
@@ -298,7 +300,7 @@ def test_a_missing_extra_calls_the_doctor(monkeypatch: pytest.MonkeyPatch, tmp_p
 
     versions = {name: version for name, version in GOOD.items() if name != "h5py"}
     monkeypatch.setattr(doctor_packages, "installed_versions", lambda: versions)
-    monkeypatch.setattr("asrcompress.speed.compare_bundles", missing)
+    monkeypatch.setattr("asrcompress.pipeline.speed.compare_bundles", missing)
     result = CliRunner().invoke(app, ["bench", str(tmp_path)])
     assert result.exit_code == 3
     assert "hint: pip install 'asrcompress[compress]'" in result.stderr
@@ -307,9 +309,9 @@ def test_a_missing_extra_calls_the_doctor(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 def test_an_import_error_of_ours_is_a_bug(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def broken(*_: Any, **__: Any) -> None:
-        raise ImportError("cannot import name 'x'", name="asrcompress.speed")
+        raise ImportError("cannot import name 'x'", name="asrcompress.pipeline.speed")
 
-    monkeypatch.setattr("asrcompress.speed.compare_bundles", broken)
+    monkeypatch.setattr("asrcompress.pipeline.speed.compare_bundles", broken)
     result = CliRunner().invoke(app, ["bench", str(tmp_path)])
     assert result.exit_code == 1
     assert isinstance(result.exception, ImportError)

@@ -9,10 +9,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from asrcompress.cer import CerReport, score_utterance
+from asrcompress.accuracy.cer import CerReport, score_utterance
+from asrcompress.accuracy.gate import MIN_UTTERANCES, GateVerdict, judge
+from asrcompress.accuracy.normalisation import Normalisation
 from asrcompress.errors import BadManifest, BadRecipe, BadRun, CerGateFailed
-from asrcompress.gate import MIN_UTTERANCES, GateVerdict, judge
-from asrcompress.normalisation import Normalisation
 
 CHARS = "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会"
 DRAWS = 1000

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from asrcompress.accuracy.leak import check_leak
 from asrcompress.errors import BadAudio, DataLeak
-from asrcompress.leak import check_leak
-from asrcompress.manifest import Utterance, load_manifest
+from asrcompress.manifests.manifest import Utterance, load_manifest
 
 
 def audio(path: Path, *, seed: int, seconds: float = 0.5) -> Path:

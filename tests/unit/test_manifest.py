@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from asrcompress.errors import BadManifest
-from asrcompress.manifest import (
+from asrcompress.manifests.lines import MAX_LINE_BYTES
+from asrcompress.manifests.manifest import (
     Utterance,
     detect_format,
     load_manifest,
     read_manifest,
 )
-from asrcompress.manifest_lines import MAX_LINE_BYTES
 
 
 def touch(folder: Path, *names: str) -> None:

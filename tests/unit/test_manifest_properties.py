@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asrcompress.errors import BadManifest
-from asrcompress.manifest import Utterance, load_manifest, read_manifest
+from asrcompress.manifests.manifest import Utterance, load_manifest, read_manifest
 
 KEYS = [
     "utt", "utt2spk", "feat", "feat_shape", "text", "input", "output", "token", "shape",

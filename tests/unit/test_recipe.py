@@ -12,7 +12,7 @@ import typer.main
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asrcompress.cli import app
+from asrcompress.cli.app import app
 from asrcompress.errors import BadRecipe
 from asrcompress.recipe import (
     FILE_NAME,

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 import typer
 
-from asrcompress.cli import app
+from asrcompress.cli.app import app
 from asrcompress.recipe import Recipe, read_recipe, settings_of
 
 

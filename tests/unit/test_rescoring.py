@@ -11,8 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asrcompress.attention_decoder import EncodedUtterance, behind_sos, forced
-from asrcompress.bundle import Bundle, BundleManifest, DecoderModel, TensorSpec, write_bundle
+from asrcompress.bundles.bundle import (
+    Bundle,
+    BundleManifest,
+    DecoderModel,
+    TensorSpec,
+    write_bundle,
+)
+from asrcompress.checkpoints.attention_decoder import EncodedUtterance, behind_sos, forced
 from asrcompress.errors import BadBundle, BadRecipe
 from asrcompress.recipe import Decoding
 from asrcompress.runtime import Transcriber
@@ -288,7 +294,7 @@ def test_a_decoder_of_another_vocabulary_is_refused(write: Callable[..., Bundle]
 def test_verify_loads_the_decoder(write: Callable[..., Bundle]) -> None:
     from typer.testing import CliRunner
 
-    from asrcompress.cli import app
+    from asrcompress.cli.app import app
 
     assert CliRunner().invoke(app, ["verify", str(write().path)]).exit_code == 0
     result = CliRunner().invoke(app, ["verify", str(write(vocabulary_of_graph=9).path)])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from asrcompress.checkpoint import Checkpoint, read_checkpoint
+from asrcompress.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from asrcompress.errors import BadRun, FileFailed
 from asrcompress.recipe import Recipe, override
 from asrcompress.run import (

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from asrcompress.cli.starter import write_starter
 from asrcompress.errors import BadCheckpoint, BadManifest, OutputExists
 from asrcompress.recipe import FILE_NAME, read_recipe
-from asrcompress.starter import write_starter
 
 pytest.importorskip("yaml", reason="needs the [compress] extra")
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asrcompress.bundle import BundleManifest, StreamingModel, TensorSpec, write_bundle
+from asrcompress.bundles.bundle import BundleManifest, StreamingModel, TensorSpec, write_bundle
 from asrcompress.errors import BadAudio, BadBundle
 from asrcompress.features import FeatureSpec
 from asrcompress.recipe import Decoding

@@ -21,11 +21,11 @@ import rich.cells
 import rich.console
 from rich.console import RenderableType
 
-from asrcompress import render
+from asrcompress.accuracy.gate import judge
+from asrcompress.cli import render
 from asrcompress.console import Console
-from asrcompress.doctor import FAIL, Diagnosis, Fact
-from asrcompress.evaluation import Evaluation
-from asrcompress.gate import judge
+from asrcompress.doctor.diagnosis import FAIL, Diagnosis, Fact
+from asrcompress.pipeline.evaluation import Evaluation
 from asrcompress.run import Run
 from asrcompress.runtime.benchmark import Comparison, Measurement
 
@@ -63,7 +63,7 @@ def _comparison() -> Comparison:
 
 @pytest.fixture
 def report() -> Any:
-    cer = pytest.importorskip("asrcompress.cer")
+    cer = pytest.importorskip("asrcompress.accuracy.cer")
     pytest.importorskip("jiwer", reason="scores the utterances")
     texts = [("你好世界" * 12, "你坏世" * 9), ("A LONG ENGLISH SENTENCE " * 6, "A SHORT ONE")]
     return cer.CerReport(
@@ -147,7 +147,7 @@ def test_no_ansi_in_a_pipe(monkeypatch: pytest.MonkeyPatch, report: Any, columns
 def test_transcripts_are_neither_markup_nor_commands_to_the_terminal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cer = pytest.importorskip("asrcompress.cer")
+    cer = pytest.importorskip("asrcompress.accuracy.cer")
     pytest.importorskip("jiwer")
     texts = ["[bold]loud", "[/noise] end", ":car: crash", "\x1b[2J\x07 clear"]
     report = cer.CerReport(
@@ -226,9 +226,9 @@ def _in_terminal(code: str, **environment: str) -> str:
 
 
 _SHOW = """
-from asrcompress import render
+from asrcompress.cli import render
 from asrcompress.console import Console
-from asrcompress.doctor import Diagnosis, Fact
+from asrcompress.doctor.diagnosis import Diagnosis, Fact
 facts = (Fact(group="base", name="x", value="y", verdict="fail", cure="z"),)
 render.show({}, render.diagnosis(Diagnosis(facts=facts)), json=False)
 with Console().progress("loop") as advance:
@@ -258,7 +258,7 @@ def test_json_is_one_object_and_nothing_else(
 ) -> None:
     from typer.testing import CliRunner
 
-    from asrcompress.cli import app
+    from asrcompress.cli.app import app
 
     bundle = make_bundle()
     result = CliRunner().invoke(app, ["verify", str(bundle.path), "--json"])

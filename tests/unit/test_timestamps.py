@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from asrcompress.bundle import Bundle
+from asrcompress.bundles.bundle import Bundle
 from asrcompress.runtime import Transcriber
 from asrcompress.runtime.alignment import Span
 from asrcompress.runtime.timestamps import Timestamp, time_tokens, time_words

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from asrcompress.checkpoint import read_checkpoint
+from asrcompress.checkpoints.checkpoint import read_checkpoint
+from asrcompress.checkpoints.tokenizer import Tokenizer
 from asrcompress.errors import BadCheckpoint
-from asrcompress.tokenizer import Tokenizer
 from asrcompress.tokens import Vocabulary
 
 ENGLISH = [

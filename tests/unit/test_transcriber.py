@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrcompress.attention_decoder import EncodedUtterance
-from asrcompress.bundle import Bundle, BundleManifest, TensorSpec
+from asrcompress.bundles.bundle import Bundle, BundleManifest, TensorSpec
+from asrcompress.checkpoints.attention_decoder import EncodedUtterance
 from asrcompress.errors import BadAudio, BadBundle, BadRecipe
 from asrcompress.features import FeatureSpec
 from asrcompress.runtime import Transcriber, transcriber

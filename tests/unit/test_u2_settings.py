@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from asrcompress.checkpoints.u2_settings import check_u2, max_frames, min_frames
 from asrcompress.errors import BadCheckpoint
-from asrcompress.u2_settings import check_u2, max_frames, min_frames
 
 SOURCE = Path("conf/model.yaml")
 

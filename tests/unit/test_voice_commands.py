@@ -107,7 +107,7 @@ def test_the_same_seed_gives_the_same_files(example: Any, tmp_path: Path) -> Non
 
 def test_the_manifest_is_one_that_asrcompress_reads(example: Any, tmp_path: Path) -> None:
     from asrcompress.audio import read_audio
-    from asrcompress.manifest import load_manifest
+    from asrcompress.manifests.manifest import load_manifest
 
     utterances = load_manifest(example.synthesize.synthesize(tmp_path, "dev", 3))
     assert [item.utt for item in utterances] == ["dev-00000", "dev-00001", "dev-00002"]

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asrcompress.checkpoints.plain_pickle import read_plain_pickle
+from asrcompress.checkpoints.weights import read_state, read_weights, write_weights
 from asrcompress.errors import BadCheckpoint, FileFailed
-from asrcompress.plain_pickle import read_plain_pickle
-from asrcompress.weights import read_state, read_weights, write_weights
 
 TENSORS = {
     "encoder.w": np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -1,0 +1,1 @@
+"""CER, its uncertainty, the gate, and the guard against leaks."""

@@ -1,0 +1,1 @@
+"""What ships: the bundle, its manifest, self-test and signature."""

@@ -1,0 +1,1 @@
+"""PaddleSpeech's experiment folders: reading them, and building their networks."""

@@ -1,0 +1,1 @@
+"""Paddle Lite: converting, running and shipping, in a Python of its own."""

@@ -1,0 +1,1 @@
+"""Lists of utterances, in every spelling that is in use."""

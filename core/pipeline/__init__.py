@@ -1,0 +1,1 @@
+"""What puts the stages together: evaluation, quantization, pruning, shipping."""

@@ -1,0 +1,1 @@
+"""Other runtimes' layouts: sherpa-onnx and WeNet."""
