@@ -20,6 +20,7 @@ class LayerEdges:
         axis: output channels of its weight.
         input: edge it reads.
         input_unsigned: the input is the output of a ReLU.
+        input_lowest: lowest value of the input where it is known, as behind Swish.
         output: edge it writes, where its integer kernel needs an output range.
         output_unsigned: a ReLU follows, which the unsigned grid performs by itself.
     """
@@ -29,8 +30,24 @@ class LayerEdges:
     axis: int
     input: str
     input_unsigned: bool = False
+    input_lowest: float | None = None
     output: str | None = None
     output_unsigned: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwishEdges:
+    """A Swish between two quantized layers.
+
+    Attributes:
+        owner: the layer that has it as its ``activation``.
+        before: name of the layer whose output it reads, edge ``<before>:output``.
+        after: name of the layer that reads its output.
+    """
+
+    owner: Any
+    before: str
+    after: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

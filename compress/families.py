@@ -10,10 +10,26 @@ from asrcompress.compress.edges import (
     AttentionEdges,
     LayerEdges,
     RecurrentEdges,
+    SwishEdges,
     check_skip,
     skipped,
 )
 from asrcompress.recipe import GREEDY, Decoding
+
+
+def names_of(network: Any, decoding: Decoding = GREEDY) -> list[str]:
+    """Everything that can be quantized or skipped by itself: layers, attentions, recurrent layers.
+
+    In forward order, an attention's products behind its projections.
+    """
+    layers = [edges.name for edges in layers_of(network, decoding=decoding)]
+    for attention in attentions_of(network, decoding=decoding):
+        inside = [i for i, name in enumerate(layers) if name.startswith(f"{attention.name}.")]
+        layers.insert(max(inside, default=len(layers) - 1) + 1, attention.name)
+    # Those of a DeepSpeech2 stand between its convolutions and what is behind them.
+    recurrent = [edges.name for edges in recurrent_of(network)]
+    first = next((i for i, name in enumerate(layers) if ".conv." not in name), len(layers))
+    return layers[:first] + recurrent + layers[first:] if recurrent else layers
 
 
 def layers_of(
@@ -46,6 +62,11 @@ def attentions_of(
     if decoding.uses_decoder:
         found += u2_decoder.attentions_of(network, reverse=decoding.uses_reverse)
     return [edges for edges in found if not skipped(edges.name, skip)]
+
+
+def swishes_of(network: Any) -> list[SwishEdges]:
+    """Every Swish that can run on integers where the layers around it do."""
+    return u2.swishes_of(network) if is_u2(network) else []
 
 
 def recurrent_of(network: Any, skip: tuple[str, ...] = ()) -> list[RecurrentEdges]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from asrcompress.compress.quanters import ActivationQuanter, round_through
+from asrcompress.compress.quick_layers import convolve
 from asrcompress.paddle_imports import import_paddle, import_u2
 
 paddle = import_paddle()
@@ -55,7 +56,8 @@ class _QuantedConv(nn.Layer):
         """The convolution of `x`, all of it on the integer grids."""
         if self.activation_quanter is not None:
             x = self.activation_quanter(x)
-        y = self._convolve(
+        y = convolve(
+            self._convolve,
             x,
             self.weight_quanter(self.weight),
             self._rounded_bias(),
@@ -146,18 +148,15 @@ class QuantedMultiHeadedAttention(_QuantedAttention):
 class QuantedRelPositionAttention(_QuantedAttention, RelPositionMultiHeadedAttention):
     """PaddleSpeech's relative-position attention with quantized products.
 
-    The arithmetic is that of ``RelPositionMultiHeadedAttention.forward`` without caches; the
-    projections were quantized before and read what this layer quantized for them.
-    query_content · key gives the content scores, query_position · position the position scores,
-    and weights (the softmax) · value the context.
+    ``RelPositionMultiHeadedAttention.forward`` without caches, its scores in the form that is
+    exported: (q + u) · k + (q + v) · p = q · (k + p) + (u · k + v · p), since PaddleSpeech leaves
+    out the relative shift. So query · key, where key is the sum of keys and positions, is the one
+    product of activations behind the scores, and the row of the biases stays in float.
+    weights (the softmax) · value gives the context.
     """
 
     # Of each product: the weight behind its right operand, and both operands.
-    products = (
-        ("linear_k", "query_content", "key"),
-        ("linear_pos", "query_position", "position"),
-        ("linear_v", "weights", "value"),
-    )
+    products = (("linear_k", "query", "key"), ("linear_v", "weights", "value"))
 
     def __init__(self, layer: Any, config: Any) -> None:
         super().__init__(layer, config)
@@ -178,16 +177,13 @@ class QuantedRelPositionAttention(_QuantedAttention, RelPositionMultiHeadedAtten
         q, k, v = self.forward_qkv(query, key, value)
         p = self.linear_pos(pos_emb)
         p = p.reshape([pos_emb.shape[0], -1, self.h, self.d_k]).transpose([0, 2, 1, 3])
-        content = paddle.matmul(
-            edges.query_content(q + self.pos_bias_u.unsqueeze(1)), edges.key(k), transpose_y=True
+        # Not as a product of matrices: Paddle 2.6's gradient of one with a single column fails.
+        row = (k * self.pos_bias_u.unsqueeze(1)).sum(-1) + (p * self.pos_bias_v.unsqueeze(1)).sum(
+            -1
         )
-        position = paddle.matmul(
-            edges.query_position(q + self.pos_bias_v.unsqueeze(1)),
-            edges.position(p),
-            transpose_y=True,
-        )
-        scores = (content + position) / math.sqrt(self.d_k)
-        return self._context(scores, v, mask), cache
+        row = row.unsqueeze(2)
+        scores = paddle.matmul(edges.query(q), edges.key(k + p), transpose_y=True) + row
+        return self._context(scores / math.sqrt(self.d_k), v, mask), cache
 
 
 class QuantedRotaryAttention(_QuantedAttention, RoPERelPositionMultiHeadedAttention):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from asrcompress.calibration.observers import Observer
+from asrcompress.compress.fake_quantization import fake_quantize, round_weight
 from asrcompress.paddle_imports import import_paddle
 from asrcompress.ranges import ActivationRange
 from asrcompress.targets import FULL_GRID
@@ -41,10 +42,17 @@ class ActivationQuanter(BaseQuanter):
     """
 
     def __init__(
-        self, edge: str, observer: Observer, *, unsigned: bool, update: str, momentum: float
+        self,
+        edge: str,
+        observer: Observer,
+        *,
+        unsigned: bool,
+        update: str,
+        momentum: float,
+        lowest: float | None = None,
     ) -> None:
         super().__init__()
-        self.edge, self.unsigned = edge, unsigned
+        self.edge, self.unsigned, self.lowest = edge, unsigned, lowest
         self._observer: Observer | None = observer
         self.update, self._momentum = update, momentum
         self._low, self._high = (0.0, 255.0) if unsigned else (-128.0, 127.0)
@@ -69,13 +77,20 @@ class ActivationQuanter(BaseQuanter):
         self.absmax.set_value(paddle.to_tensor([absmax], dtype="float32"))
         self._observer = None
 
+    @property
+    def observing(self) -> bool:
+        """Whether values pass unchanged, since there is no range yet."""
+        return self._observer is not None
+
     def range(self) -> ActivationRange:
         """The present range."""
-        return ActivationRange(absmax=float(self._positive()), unsigned=self.unsigned)
+        return ActivationRange(
+            absmax=float(self._positive()), unsigned=self.unsigned, lowest=self.lowest
+        )
 
     def scale(self) -> Any:
         """Present scale, a detached tensor of shape [1]."""
-        return self._positive().detach() / self._steps
+        return self._step().detach()
 
     def forward(self, x: Any) -> Any:
         """`x` rounded to the grid, same shape; unchanged while observing."""
@@ -85,15 +100,23 @@ class ActivationQuanter(BaseQuanter):
         if self.training and self.update == "moving_average":
             batch = self._representable(x).detach().abs().max().reshape([1])
             self.absmax.set_value(self._momentum * self.absmax + (1 - self._momentum) * batch)
-        scale = self._positive() / self._steps
-        return round_through(paddle.clip(x / scale, self._low, self._high)) * scale
+        scale = self._step()
+        if self.lowest is None:
+            return fake_quantize(x, scale, self._low, self._high)
+        zero_point = paddle.round(-self.lowest / scale.detach())
+        return fake_quantize(x, scale, -zero_point, 255.0 - zero_point)
+
+    def _step(self) -> Any:
+        if self.lowest is None:
+            return self._positive() / self._steps
+        return (self._positive() - self.lowest) / 255.0
 
     def _positive(self) -> Any:
         return paddle.clip(self.absmax, min=MIN_ABSMAX)
 
     def _representable(self, x: Any) -> Any:
-        """What the grid has to cover: nothing below zero on an unsigned one."""
-        return paddle.clip(x, min=0.0) if self.unsigned else x
+        """What the end of the grid has to cover: nothing below zero where that side is known."""
+        return paddle.clip(x, min=0.0) if self.unsigned or self.lowest is not None else x
 
     # The rest of paddle.quantization's interface.
     def scales(self) -> Any:
@@ -139,8 +162,7 @@ class WeightQuanter(BaseQuanter):
             return weight
         shape = [1] * weight.ndim
         shape[self._axis] = -1
-        scale = self.scale(weight).reshape(shape)
-        return round_through(weight / scale) * scale
+        return round_weight(weight, self.scale(weight).reshape(shape))
 
     def scales(self) -> None:
         return None

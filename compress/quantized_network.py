@@ -7,8 +7,9 @@ from typing import Any
 
 from asrcompress.calibration.observers import make_observer
 from asrcompress.checkpoints.batch_norm import fold_batch_norm
+from asrcompress.compress.activations import LOWEST_INPUT, QuantedSwish
 from asrcompress.compress.edges import AttentionEdges, LayerEdges, RecurrentEdges
-from asrcompress.compress.families import attentions_of, layers_of, recurrent_of
+from asrcompress.compress.families import attentions_of, layers_of, recurrent_of, swishes_of
 from asrcompress.compress.layers import (
     AttentionQuanters,
     QuantedConv1D,
@@ -57,7 +58,7 @@ class QuantizedNetwork:
 
     The network observes activations until `finish_calibration`, then quantizes. `network` is
     PaddleSpeech's own object and is used as such: ``network(speech, lengths, text, text_lengths)``
-    gives the training loss.
+    gives the training loss. `swishes` are the edges in front of a Swish on integers.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class QuantizedNetwork:
         self._products: list[ProductRange] = []
         network.train()  # paddle.quantization.QAT insists
         self._quantize_layers()
+        self.swishes = self._quantize_swishes() if settings.integer_swish else ()
         self._quantize_attentions(attentions)
         recurrent = recurrent_of(network, settings.skip)
         self._recurrent = self._quantize_recurrent(recurrent)
@@ -131,6 +133,7 @@ class QuantizedNetwork:
                 )
                 for name, weight, quanter in self._recurrent
             ),
+            swishes=self.swishes,
             weight_top=self._weight_top,
         )
 
@@ -156,14 +159,16 @@ class QuantizedNetwork:
             output=item.edges.output,
         )
 
-    def _edge(self, name: str, *, unsigned: bool = False) -> ActivationQuanter:
+    def _edge(
+        self, name: str, *, unsigned: bool = False, lowest: float | None = None
+    ) -> ActivationQuanter:
         """The quanter of an edge; layers that name the same edge get the same one."""
         if name not in self.edges:
             settings = self._settings
             observer = make_observer(
                 settings.observer,
                 edge=name,
-                steps=255.0 if unsigned else 127.0,
+                steps=255.0 if unsigned or lowest is not None else 127.0,
                 percentile=settings.percentile,
                 momentum=settings.momentum,
             )
@@ -171,6 +176,7 @@ class QuantizedNetwork:
                 name,
                 observer,
                 unsigned=unsigned,
+                lowest=lowest,
                 update=settings.range_update,
                 momentum=settings.momentum,
             )
@@ -185,7 +191,9 @@ class QuantizedNetwork:
         written = {item.edges.output for item in self._layers}
         for item in self._layers:
             edges = item.edges
-            quanter = self._edge(edges.input, unsigned=edges.input_unsigned)
+            quanter = self._edge(
+                edges.input, unsigned=edges.input_unsigned, lowest=edges.input_lowest
+            )
             # A range that the previous layer's output already went through is not applied twice.
             already = edges.input in written
             config.add_layer_config(
@@ -206,6 +214,19 @@ class QuantizedNetwork:
                 layer.output_quanter = self._edge(
                     item.edges.output, unsigned=item.edges.output_unsigned
                 )
+
+    def _quantize_swishes(self) -> tuple[str, ...]:
+        """Replace each Swish between two quantized layers; the edges that they read."""
+        layers = {item.edges.name: item.edges for item in self._layers}
+        replaced = []
+        for item in swishes_of(self.network):
+            if item.before in layers and item.after in layers:
+                edge = f"{item.before}:output"
+                quanter = self._edge(edge, lowest=LOWEST_INPUT)
+                rounded = layers[item.before].output is not None
+                item.owner.activation = QuantedSwish(quanter, rounded=rounded)
+                replaced.append(edge)
+        return tuple(replaced)
 
     def _quantize_attentions(self, attentions: list[AttentionEdges]) -> None:
         """Replace the attention layers, whose projections are quantized by now."""

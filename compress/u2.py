@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from asrcompress.checkpoints.unused_layers import belongs_to, unused_layers
-from asrcompress.compress.edges import AttentionEdges, LayerEdges
+from asrcompress.compress.edges import AttentionEdges, LayerEdges, SwishEdges
 from asrcompress.paddle_imports import import_paddle
 
 paddle = import_paddle()
@@ -22,6 +22,8 @@ _SUBSAMPLING = re.compile(r"encoder\.embed\.(conv\.\d+|pw_conv|dw_conv)")
 # it before, so its input_proj has an edge of its own.
 _BEHIND_SUBSAMPLING = ("encoder.embed.out.0", "encoder.embed.linear")
 _NOT_NEGATIVE = (paddle.nn.ReLU, paddle.nn.ReLU6)
+_SWISH = (paddle.nn.Swish, paddle.nn.Silu)
+SWISH_LOWEST = -0.2784645  # of x · sigmoid(x), at x = -1.2784645
 
 
 def layers_of(network: Any) -> list[LayerEdges]:
@@ -54,6 +56,25 @@ def attentions_of(network: Any) -> list[AttentionEdges]:
     ]
 
 
+def swishes_of(network: Any) -> list[SwishEdges]:
+    """Every Swish between two layers of the encoder, nothing else in between."""
+    found = []
+    for name, layer in network.named_sublayers():
+        if not name.startswith("encoder.") or not isinstance(
+            getattr(layer, "activation", None), _SWISH
+        ):
+            continue
+        if hasattr(layer, "w_1"):
+            pair = ("w_1", "w_2")
+        elif hasattr(layer, "depthwise_conv") and not layer.use_layer_norm:
+            pair = ("depthwise_conv", "pointwise_conv2")
+        else:
+            continue
+        before, after = (f"{name}.{own}" for own in pair)
+        found.append(SwishEdges(owner=layer, before=before, after=after))
+    return found
+
+
 def _subsampling(name: str, layer: Any, source: str | None) -> LayerEdges:
     """A convolution of the subsampling: a ReLU follows each, and the next one reads that."""
     return LayerEdges(
@@ -70,7 +91,7 @@ def _subsampling(name: str, layer: Any, source: str | None) -> LayerEdges:
 def _edges(name: str, layer: Any, sublayers: dict[str, Any]) -> LayerEdges:
     owner, _, own = name.rpartition(".")
     axis = 1 if isinstance(layer, paddle.nn.Linear) else 0
-    edge, unsigned, output = f"{name}:input", False, None
+    edge, unsigned, lowest, output = f"{name}:input", False, None, None
     if own in ("linear_q", "linear_k", "linear_v"):
         edge = f"{owner}:input"
     elif own == "linear_pos":
@@ -81,9 +102,16 @@ def _edges(name: str, layer: Any, sublayers: dict[str, Any]) -> LayerEdges:
         edge = f"{owner}.dw_conv:output"
     elif own in ("w_2", "pointwise_conv2"):
         unsigned = isinstance(sublayers[owner].activation, _NOT_NEGATIVE)
+        lowest = SWISH_LOWEST if isinstance(sublayers[owner].activation, _SWISH) else None
     elif name == "encoder.embed.input_proj.0":
         unsigned = True  # ReLU, times a positive number
     # Pointwise convolutions are exported as matrix products, whose outputs stay float.
     return LayerEdges(
-        name=name, layer=layer, axis=axis, input=edge, input_unsigned=unsigned, output=output
+        name=name,
+        layer=layer,
+        axis=axis,
+        input=edge,
+        input_unsigned=unsigned,
+        input_lowest=lowest,
+        output=output,
     )

@@ -25,25 +25,42 @@ class ActivationRange:
     """Range of one edge, on a uint8 grid.
 
     A signed edge uses zero point 128 and covers [-absmax, absmax]; an unsigned one (after ReLU or
-    softmax) uses zero point 0 and covers [0, absmax].
+    softmax) uses zero point 0 and covers [0, absmax]. An edge whose lowest value is known and close
+    to zero (after Swish) covers [lowest, absmax], so that nearly all codes go to its positive side.
+
+    Attributes:
+        absmax: end of the grid, > 0.
+        unsigned: nothing is below zero.
+        lowest: the other end, <= 0, where it does not follow from the two.
     """
 
     absmax: float
     unsigned: bool = False
+    lowest: float | None = None
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.absmax) or self.absmax <= 0:
             raise ValueError(f"absmax {self.absmax} is not finite and > 0")
+        if self.lowest is not None and (self.unsigned or not -math.inf < self.lowest <= 0):
+            raise ValueError(f"lowest {self.lowest} is not finite and <= 0 on a signed edge")
 
     @property
     def scale(self) -> float:
         """Real value of one step of the grid."""
+        if self.lowest is not None:
+            return (self.absmax - self.lowest) / 255.0
         return self.absmax / (255.0 if self.unsigned else 127.0)
 
     @property
     def zero_point(self) -> int:
         """The uint8 code of 0.0."""
+        if self.lowest is not None:
+            return round(-self.lowest / self.scale)
         return 0 if self.unsigned else 128
+
+
+# Of a sigmoid's output: the codes 0 to 255 stand for 0 to 255 / 256.
+GATE = ActivationRange(absmax=255 / 256, unsigned=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +130,8 @@ class Ranges:
     """All learned ranges of a network.
 
     Attributes:
+        swishes: edges in front of a Swish on integers: its gate has the fixed grid `GATE`, and its
+            output that of the edge which the next layer reads.
         weight_top: code of the largest weight of a channel: 127, or 63 where the target keeps
             weights to 7 bits.
     """
@@ -121,11 +140,12 @@ class Ranges:
     weights: tuple[WeightRange, ...]
     products: tuple[ProductRange, ...] = ()
     recurrent: tuple[RecurrentRange, ...] = ()
+    swishes: tuple[str, ...] = ()
     weight_top: int = 127
 
     def __post_init__(self) -> None:
         named = {edge for w in self.weights for edge in (w.input, w.output) if edge}
-        named |= {edge for p in self.products for edge in (p.left, p.right)}
+        named |= {edge for p in self.products for edge in (p.left, p.right)} | {*self.swishes}
         unknown = sorted(named - set(self.activations))
         if unknown:
             raise ValueError(f"edges without a range: {', '.join(unknown)}")
@@ -141,13 +161,15 @@ class Ranges:
         weights = tuple(w for w in self.weights if kept(w.parameter))
         products = tuple(p for p in self.products if kept(p.right_parameter))
         edges = {e for w in weights for e in (w.input, w.output)}
-        edges |= {e for p in products for e in (p.left, p.right)}
+        swishes = tuple(edge for edge in self.swishes if kept(edge))
+        edges |= {e for p in products for e in (p.left, p.right)} | {*swishes}
         activations = {name: item for name, item in self.activations.items() if name in edges}
         return Ranges(
             activations=activations,
             weights=weights,
             products=products,
             recurrent=tuple(r for r in self.recurrent if kept(r.parameter)),
+            swishes=swishes,
             weight_top=self.weight_top,
         )
 
@@ -158,6 +180,7 @@ class Ranges:
             "weights": [asdict(value) for value in self.weights],
             "products": [asdict(value) for value in self.products],
             "recurrent": [asdict(value) for value in self.recurrent],
+            "swishes": list(self.swishes),
             "weight_top": self.weight_top,
         }
 
@@ -174,6 +197,7 @@ class Ranges:
                 RecurrentRange(**{**item, "absmax": tuple(item["absmax"])})
                 for item in data.get("recurrent", ())  # absent in runs of U2 networks before 0.2
             ),
+            swishes=tuple(data.get("swishes", ())),  # absent in runs before there were any
             weight_top=data.get("weight_top", 127),  # absent in runs before there were targets
         )
 

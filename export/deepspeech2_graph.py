@@ -44,7 +44,7 @@ def export_deepspeech2(network: Any, *, opset: int, n_mels: int) -> onnx.ModelPr
     """
     vocabulary = head_of(network).weight.shape[1]
     interface = replace(utterance_interface(n_mels=n_mels, vocabulary=vocabulary), weights=_WEIGHTS)
-    model = export_graph(_Utterances(network), network, interface, opset=opset)
+    model = export_graph(ExportedDeepSpeech2(network), network, interface, opset=opset)
     return complete_recurrent(model, network, lengths=interface.outputs[1].name)
 
 
@@ -95,7 +95,7 @@ def export_online(network: Any, *, opset: int, n_mels: int) -> onnx.ModelProto:
     return complete_recurrent(model, network, lengths=None)
 
 
-class _Utterances(nn.Layer):
+class ExportedDeepSpeech2(nn.Layer):
     """``(x, x_lens) -> (log_probs, log_probs_lens)``."""
 
     def __init__(self, network: Any) -> None:

@@ -1,4 +1,4 @@
-"""FP32 graph + learned ranges -> INT8 QDQ graph, by ONNX Runtime's own QDQQuantizer.
+"""FP32 graph + learned ranges -> INT8 graph, by ONNX Runtime's own QDQQuantizer.
 
 `TensorQuantOverrides` hands it every scale, so that it places the nodes and rounds the weights but
 decides no number: what training simulated is what is written, and `_check` proves it bit for bit.
@@ -19,7 +19,9 @@ from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, Te
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from asrcompress.errors import ExportFailed
+from asrcompress.export.integer_operators import fuse_integer_operators
 from asrcompress.export.recurrent_int8 import quantize_recurrent
+from asrcompress.export.swish_int8 import quantize_swishes
 from asrcompress.ranges import ActivationRange, Ranges, WeightRange
 
 _QUANTIZED_OPS = ("Conv", "MatMul")
@@ -27,12 +29,16 @@ _QUANTIZED_OPS = ("Conv", "MatMul")
 _ON_THE_WAY = {"Transpose", "Reshape", "Add", "Concat", "Mul", "Slice"}
 
 
-def quantize_graph(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
+def quantize_graph(
+    model: onnx.ModelProto, ranges: Ranges, *, operators: str = "onnxruntime"
+) -> onnx.ModelProto:
     """INT8 form of `model` with exactly the scales in `ranges`.
 
     Args:
         model: as `asrcompress.export.onnx_graph.export_graph` makes it; not changed.
         ranges: of the same network.
+        operators: ``qdq`` for standard ONNX operators only, as far as there are any (a recurrent
+            layer has none); ``onnxruntime`` for its own, which compute the same faster.
     Returns:
         model with int8 weights, uint8 activations and int32 convolution biases.
     Raises:
@@ -73,7 +79,10 @@ def quantize_graph(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
     _check_numbers(quantized, overrides)
     _check_weights(quantized, plan)
     _quantize_tables(quantized)
+    quantize_swishes(quantized, ranges)
     quantize_recurrent(quantized, ranges)
+    if operators == "onnxruntime":
+        fuse_integer_operators(quantized)
     quantized.producer_name = "asrcompress"
     onnx.checker.check_model(quantized, full_check=True)
     return quantized
@@ -176,10 +185,11 @@ def _claim(edges: dict[str, str], tensor: str, edge: str) -> None:
 
 def _activation(value: ActivationRange) -> dict[str, Any]:
     """Override of an activation; both numbers must be 0-d arrays of exactly these types."""
-    divisor = np.float32(255 if value.unsigned else 127)
+    width = np.float32(value.absmax) - np.float32(value.lowest or 0.0)
+    one_sided = value.unsigned or value.lowest is not None
     return {
         "quant_type": QuantType.QUInt8,
-        "scale": np.array(np.float32(value.absmax) / divisor, np.float32),
+        "scale": np.array(width / np.float32(255 if one_sided else 127), np.float32),
         "zero_point": np.array(value.zero_point, np.uint8),
     }
 

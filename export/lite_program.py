@@ -124,7 +124,7 @@ class Program:
                 outputs = math.prod(self.dims(argument(op, "Out" if axis else "Output", out=True)))
                 if axis and attribute(op, "trans_y").b:
                     axis = 0
-                macs = outputs * (shape[0] if axis else math.prod(shape[1:]))
+                macs = outputs * (shape[-2] if axis else math.prod(shape[1:]))
                 yield WeightedOp(
                     op=op, input=argument(op, source), weight=weight, axis=axis, macs=macs
                 )

@@ -138,16 +138,31 @@ def attention(layer: Any, h: Any, table: Any, bias: Any, cache: Any = None) -> t
         following = paddle.concat([k, v], axis=-1)
     if isinstance(layer, RelPositionMultiHeadedAttention):
         p = split(layer.linear_pos(table)).transpose([0, 2, 1, 3])
-        content = paddle.matmul(_by_head(q + layer.pos_bias_u), k, transpose_y=True)
-        position = paddle.matmul(_by_head(q + layer.pos_bias_v), p, transpose_y=True)
-        scores = (content + position) * (1.0 / math.sqrt(width))
-    else:
-        scores = paddle.matmul(_by_head(q), k, transpose_y=True) * (1.0 / math.sqrt(width))
+        row = _position_row(layer, k, p) * (1.0 / math.sqrt(width))
+        bias = row if bias is None else row + bias
+        k = k + p
+    scores = paddle.matmul(_by_head(q), k, transpose_y=True) * (1.0 / math.sqrt(width))
     if bias is not None:
         scores = scores + bias
     context = paddle.matmul(F.softmax(scores, axis=-1), v)
     h = layer.linear_out(context.transpose([0, 2, 1, 3]).reshape([0, -1, heads * width]))
     return h, following
+
+
+def _position_row(layer: Any, k: Any, p: Any) -> Any:
+    """What the two learned biases of relative positions add to the scores, (batch, heads, 1, keys).
+
+    PaddleSpeech's scores are (q + u) · k + (q + v) · p. Without the relative shift, which it leaves
+    out, that is q · (k + p) + (u · k + v · p): one product of two activations instead of two, and
+    a row that is the same for every query.
+
+    Args:
+        k: keys, (batch, heads, keys, channels).
+        p: projected positions of the keys, (1, heads, keys, channels).
+    """
+    content = paddle.matmul(k, layer.pos_bias_u.unsqueeze(2))
+    position = paddle.matmul(p, layer.pos_bias_v.unsqueeze(2))
+    return (content + position).transpose([0, 1, 3, 2])
 
 
 def _by_head(tensor: Any) -> Any:

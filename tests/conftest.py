@@ -131,6 +131,22 @@ def make_deepspeech2(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
 
 
 @pytest.fixture(scope="session")
+def position_rows() -> Callable[[Path], set[str]]:
+    """Names of the only products of a graph that are meant to stay in float.
+
+    They multiply by the learned biases of relative positions, one column each.
+    """
+
+    def find(model: Path) -> set[str]:
+        onnx = pytest.importorskip("onnx", reason="needs the [compress] extra")
+        nodes = onnx.load(model, load_external_data=False).graph.node
+        products = [node for node in nodes if node.op_type == "MatMul"]
+        return {node.name for node in products if "pos_bias_" in node.input[1]}
+
+    return find
+
+
+@pytest.fixture(scope="session")
 def make_plain_experiment() -> Callable[..., Path]:
     """Factory of experiments that are read without Paddle: ``make_plain_experiment(folder)``.
 

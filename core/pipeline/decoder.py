@@ -130,7 +130,8 @@ def _export(run: Run, recipe: Recipe, checkpoint: Checkpoint, console: Console) 
             graph, described = export_decoder_of(trained_of(run, checkpoint), recipe)
             run.write_json("decoder.json", strict_json.to_json(described))
             ranges = read_ranges(run.ranges).part(PARAMETERS)
-            save_graph(quantize_graph(graph, ranges), run.decoder_model)
+            operators = recipe.export.operators
+            save_graph(quantize_graph(graph, ranges, operators=operators), run.decoder_model)
         run.update(decoder_sha256=sha256_file(run.decoder_model))
 
 

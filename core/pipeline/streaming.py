@@ -133,7 +133,9 @@ def _export(run: Run, recipe: Recipe, checkpoint: Checkpoint, console: Console) 
             name = run.streaming_model.name
             graph, spec = export_chunks_of(trained, recipe, name=name, max_frames=most)
             quantized = quantize_graph(
-                graph, read_ranges(run.ranges).part(PARAMETERS, inside=False)
+                graph,
+                read_ranges(run.ranges).part(PARAMETERS, inside=False),
+                operators=recipe.export.operators,
             )
             spec = describe_again(spec, quantized, name)
             share_weights(quantized, run.model)

@@ -131,11 +131,17 @@ def _edge_row(
     return EdgeRow(
         name=name,
         spark=None if seen is None else _spark(grid, seen),
-        range=f"{'0' if grid.unsigned else '±'}{' to ' if grid.unsigned else ''}{grid.absmax:.3g}",
+        range=_ends(grid),
         seen="–" if seen is None else f"{seen.absmax:.3g}",
         clipped="–" if noise is None else _clipped(noise.clipped),
         noise=heat(None if noise is None else noise.db),
     )
+
+
+def _ends(grid: ActivationRange) -> str:
+    if grid.lowest is not None:
+        return f"{grid.lowest:.3g} to {grid.absmax:.3g}"
+    return f"0 to {grid.absmax:.3g}" if grid.unsigned else f"±{grid.absmax:.3g}"
 
 
 def _clipped(share: float) -> str:
@@ -154,9 +160,10 @@ def _spark(grid: ActivationRange, seen: Histogram) -> Markup:
     end, limit = grid.absmax / shown, seen.limit / shown
     if grid.unsigned:
         return sparkline(heights, left=0.0, right=limit, marks=(end,))
+    start = end if grid.lowest is None else -grid.lowest / shown
     return sparkline(
         heights,
         left=(1 - limit) / 2,
         right=(1 + limit) / 2,
-        marks=((1 - end) / 2, (1 + end) / 2),
+        marks=((1 - start) / 2, (1 + end) / 2),
     )

@@ -172,9 +172,11 @@ def _graphs(origin: _Origin) -> tuple[dict[str, Any], dict[str, int], StreamingM
         chunks = export_chunks(network, opset=opset, max_frames=most, n_mels=width, hidden=True)
         decoder = export_decoder(network, opset=opset, reverse=reverse)
     if origin.ranges is not None:
-        chunks = quantize_graph(chunks, origin.ranges.part(PARAMETERS, inside=False))
+        operators, ranges = origin.recipe.export.operators, origin.ranges
+        encoder_ranges = ranges.part(PARAMETERS, inside=False)
+        chunks = quantize_graph(chunks, encoder_ranges, operators=operators)
         if origin.recipe.decoding.uses_decoder:
-            decoder = quantize_graph(decoder, origin.ranges.part(PARAMETERS))
+            decoder = quantize_graph(decoder, ranges.part(PARAMETERS), operators=operators)
     encoder, ctc = wenet.encoder_and_ctc(chunks, _cmvn(features), spec, metadata)
     graphs = {
         "encoder.onnx": encoder,

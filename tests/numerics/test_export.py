@@ -122,9 +122,10 @@ def test_folding_batch_norm_changes_nothing_and_twice_is_once(
 
 
 def test_every_weight_is_int8_with_the_learned_scale_and_rounding(
-    int8: Path, calibrated: QuantizedNetwork
+    checkpoint: Any, calibrated: QuantizedNetwork
 ) -> None:
-    stored = {i.name: numpy_helper.to_array(i) for i in onnx.load(int8).graph.initializer}
+    graph = quantize_graph(graph_of(checkpoint), calibrated.ranges(), operators="qdq").graph
+    stored = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
     state = calibrated.plain_state_dict()
     ranges = calibrated.ranges()
     assert len(ranges.weights) == 2 + 1 + 2 * 12 + 1  # subsampling, its linear, blocks, CTC head
@@ -155,10 +156,11 @@ def test_int8_rounds_where_training_simulated_it(
         assert (a.argmax(-1) == b.argmax(-1)).mean() >= 0.95
 
 
-def test_all_multiplications_run_on_integers(int8: Path, fp32: Path) -> None:
+def test_all_multiplications_run_on_integers(int8: Path, fp32: Path, position_rows: Any) -> None:
     measured = measure_integer_share(int8, frames=200)
-    assert measured.share == 1.0
-    assert measured.float_nodes == ()
+    # What the learned biases of relative positions add to all queries alike stays in float.
+    assert set(measured.float_nodes) == position_rows(int8)
+    assert 0.999 < measured.share < 1.0
     assert measured.bytes_by_dtype["int8"] > 0.5 * sum(measured.bytes_by_dtype.values())
     assert measure_integer_share(fp32, frames=200).share == 0.0
     check_integer_share(measured, minimum=0.95)
@@ -169,7 +171,7 @@ def test_macs_agree_with_a_count_by_hand(fp32: Path) -> None:
     t1, f1 = (200 - 1) // 2, (80 - 1) // 2
     t2, f2 = (t1 - 1) // 2, (f1 - 1) // 2
     subsampling = t1 * f1 * width * 9 + t2 * f2 * width * width * 9 + t2 * f2 * width * width
-    attention = 5 * t2 * width * width + 3 * t2 * t2 * width
+    attention = 5 * t2 * width * width + 2 * t2 * t2 * width + 2 * t2 * width
     convolution = t2 * (2 * width * width + kernel * width + width * width)
     block = 4 * t2 * width * ff + attention + convolution
     by_hand = subsampling + blocks * block + t2 * width * vocabulary

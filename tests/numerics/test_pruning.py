@@ -15,14 +15,15 @@ pytest.importorskip("paddle", reason="needs the [compress] extra")
 from asrcompress.checkpoints.checkpoint import read_checkpoint
 from asrcompress.checkpoints.network import PaddleAcousticModel, build_network
 from asrcompress.checkpoints.pruned_experiment import write_experiment
+from asrcompress.compress.costs import costs_of
 from asrcompress.compress.groups import groups_of
 from asrcompress.compress.importance import score_magnitudes
-from asrcompress.compress.prune import costs_of, drop_blocks, least_blocks, prune
+from asrcompress.compress.prune import drop_blocks, least_blocks, prune
 from asrcompress.compress.prune_plan import Limits
 from asrcompress.errors import BadCheckpoint, BadRecipe
 
 pytestmark = pytest.mark.paddle
-FRAMES = 50
+FRAMES = 200
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +49,9 @@ def scores_of(network: Any, criterion: str = "l1") -> list[np.ndarray]:
 
 
 def pruned(network: Any, amount: float, **options: Any) -> Any:
-    defaults: dict[str, Any] = {
-        "measure": "parameters",
-        "frames": FRAMES,
-        "uniform": False,
-        "limits": Limits(step=4),
-    }
+    measure = options.pop("measure", "parameters")
+    costs = costs_of(network, groups_of(network), measure=measure, frames=FRAMES, n_mels=80)
+    defaults: dict[str, Any] = {"costs": costs, "uniform": False, "limits": Limits(step=4)}
     return prune(network, scores_of(network), amount=amount, **{**defaults, **options})
 
 
@@ -131,17 +129,46 @@ def test_uniform_removes_alike_and_global_does_not(network: Any) -> None:
     assert len({block.channels for block in alike}) == 1
 
 
-def test_macs_are_a_measure_of_their_own(network: Any) -> None:
+def macs_of_a_unit(network: Any, kind: str) -> float:
+    """What removing one unit of the first such group saves."""
     groups = groups_of(network)
-    costs, total = costs_of(network, groups, measure="macs", frames=FRAMES)
-    by_kind = {group.kind: cost for group, cost in zip(groups, costs, strict=True)}
+    costs = costs_of(network, groups, measure="macs", frames=FRAMES, n_mels=80)
+    removed = [0] * len(groups)
+    removed[next(i for i, group in enumerate(groups) if group.kind == kind)] = 1
+    return costs.total - costs.left(removed)
+
+
+def test_macs_are_a_measure_of_their_own(network: Any) -> None:
+    frames = ((FRAMES - 1) // 2 - 1) // 2
     # A feed-forward unit: 16 products in, 16 out.
-    assert by_kind["feed_forward"] == 32
-    # A head of width 4: q, k, v, pos and out of 16 x 4 each, two pos_bias rows that are matrices,
-    # and three products of 50 frames x 4.
-    assert by_kind["heads"] == 5 * 16 * 4 + 2 * 4 + 3 * FRAMES * 4
-    assert total > sum(costs)
-    assert pruned(network, 0.3, measure="macs").plan.removed >= 0.3
+    assert macs_of_a_unit(network, "feed_forward") == pytest.approx(32 * frames)
+    # A head of width 4: q, k, v and out for every frame, positions for as many, and three products
+    # of frames x frames.
+    wanted = 5 * 16 * 4 * frames + 3 * frames**2 * 4
+    assert macs_of_a_unit(network, "heads") == pytest.approx(wanted)
+    assert pruned(network, 0.1, measure="macs").plan.removed >= 0.1
+
+
+def test_attention_without_relative_positions_has_two_products(
+    make_experiment: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make_experiment(
+        tmp_path / "t", blocks=1, width=16, heads=4, feed_forward=32, encoder="transformer"
+    )
+    frames = ((FRAMES - 1) // 2 - 1) // 2
+    wanted = 4 * 16 * 4 * frames + 2 * frames**2 * 4
+    seen = macs_of_a_unit(build_network(read_checkpoint(folder)), "heads")
+    assert seen == pytest.approx(wanted)
+
+
+def test_bytes_are_one_for_a_weight_and_four_for_the_rest(network: Any) -> None:
+    groups = groups_of(network)
+    costs = costs_of(network, groups, measure="bytes", frames=FRAMES, n_mels=80)
+    by_name = {part.name: part.amount for part in costs.parts}
+    assert by_name["encoder.encoders.0.feed_forward.w_1.weight"] == 16 * 32
+    assert by_name["encoder.encoders.0.feed_forward.w_1.bias"] == 4 * 32
+    assert by_name["ctc.ctc_lo.weight"] == 16 * 7
+    assert not any(name.startswith("decoder.") for name in by_name)
 
 
 @pytest.mark.parametrize("criterion", ["l1", "l2", "fpgm"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from asrcompress.checkpoints.checkpoint import read_checkpoint
 from asrcompress.checkpoints.network import build_network
 from asrcompress.compress.batches import TrainingSet
 from asrcompress.compress.recovery import Recovery
+from asrcompress.compress.sparsity import GradualPruner
+from asrcompress.compress.trainer import steps_of
 from asrcompress.compress.workers import Workers
 from asrcompress.manifests.manifest import Utterance
-from asrcompress.recipe import Training
+from asrcompress.recipe import Prune, Training
 
 pytestmark = pytest.mark.paddle
 SETTINGS = Training(
@@ -58,15 +61,20 @@ def recovery_of(
     network = build_network(checkpoint)
     fold_batch_norm(network)
     given = iter(errors or [])
+    settings = replace(SETTINGS, epochs=changes.get("epochs", SETTINGS.epochs))
+    pruner = None
+    if "sparse" in changes:
+        pruner = GradualPruner(network, changes["sparse"], total_steps=steps_of(speech, settings))
     return Recovery(
         network,
         build_network(checkpoint),
-        SETTINGS,
+        settings,
         speech,
         state=state,
         dev_cer=(lambda _: next(given)) if errors is not None else None,
         patience=changes.get("patience", 2),
         workers=Workers(),
+        pruner=pruner,
     )
 
 
@@ -86,12 +94,13 @@ def test_the_loss_falls(checkpoint: Any, speech: TrainingSet, tmp_path: Path) ->
 def test_the_best_epoch_is_kept(checkpoint: Any, speech: TrainingSet, tmp_path: Path) -> None:
     errors = [0.5, 0.2, 0.3, 0.25, 0.4]
     recovery = recovery_of(checkpoint, speech, tmp_path / "state", errors=errors, patience=9)
-    assert recovery.measure_start() == 0.5
+    recovery.measure_start()
     weights = []
     while not recovery.finished:
         recovery.train_epoch(ignore)
         weights.append({n: t.numpy() for n, t in recovery._network.state_dict().items()})
     best = recovery.best_weights()
+    assert recovery.history == tuple(errors)
     assert all(np.array_equal(best[name], weights[0][name]) for name in best)
     assert any(not np.array_equal(best[name], weights[-1][name]) for name in best)
 
@@ -123,7 +132,54 @@ def test_a_resumed_recovery_ends_where_an_undisturbed_one_does(
     first.train_epoch(ignore)
     second = recovery_of(checkpoint, speech, tmp_path / "state", errors=[2, 1])
     assert second.epoch == 2
-    assert second.measure_start() == 3
+    second.measure_start()  # known already
+    assert second.history == (9, 4, 3)
+    while not second.finished:
+        second.train_epoch(ignore)
+    wanted, seen = whole.best_weights(), second.best_weights()
+    assert all(np.array_equal(wanted[name], seen[name]) for name in wanted)
+
+
+# Two steps an epoch: zeros come in the first 22 of 40, in two portions.
+SPARSE = Prune(
+    pattern="unstructured", sparsity=0.5, rising_share=0.56, rising_start=0.2, uniform=True
+)
+
+
+def zeros_of(weights: Any) -> float:
+    some = weights["encoder.encoders.0.feed_forward.w_1.weight"]
+    return float((np.asarray(some) == 0).mean())
+
+
+def test_an_epoch_without_all_its_zeros_is_never_the_best(
+    checkpoint: Any, speech: TrainingSet, tmp_path: Path
+) -> None:
+    errors = [0.0] * 8 + [9.0] * 2 + [0.5] * 12  # the dense start and half-way are perfect
+    recovery = recovery_of(
+        checkpoint, speech, tmp_path / "state", errors=errors, sparse=SPARSE, epochs=20, patience=3
+    )
+    recovery.measure_start()
+    assert recovery.history == (0.0,)
+    with pytest.raises(RuntimeError, match="before all zeros were there"):
+        recovery.best_weights()
+    while not recovery.finished:
+        recovery.train_epoch(ignore)
+    assert recovery.epoch > 10  # patience begins when the zeros are there
+    assert zeros_of(recovery.best_weights()) == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_resumed_sparse_recovery_ends_where_an_undisturbed_one_does(
+    checkpoint: Any, speech: TrainingSet, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"sparse": SPARSE, "epochs": 16, "patience": 99}
+    whole = recovery_of(checkpoint, speech, tmp_path / "whole", errors=None, **options)
+    while not whole.finished:
+        whole.train_epoch(ignore)
+    first = recovery_of(checkpoint, speech, tmp_path / "state", errors=None, **options)
+    for _ in range(7):
+        first.train_epoch(ignore)
+    second = recovery_of(checkpoint, speech, tmp_path / "state", errors=None, **options)
+    assert second.epoch == 7
     while not second.finished:
         second.train_epoch(ignore)
     wanted, seen = whole.best_weights(), second.best_weights()

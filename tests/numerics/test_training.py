@@ -100,6 +100,39 @@ def test_data_order_depends_on_seed_and_epoch_only(checkpoint: Any) -> None:
     assert np.array_equal(late[0].features, list(b.batches(1))[2].features)
 
 
+def test_features_are_made_once_while_they_fit(checkpoint: Any) -> None:
+    asked: list[str] = []
+
+    def load(utterance: Utterance) -> np.ndarray:
+        asked.append(utterance.utt)
+        return load_features(utterance)
+
+    masks = SpecAugment(freq_masks=2, freq_mask_width=30, time_masks=0, time_mask_width=0)
+    plain = training_set(checkpoint, utterances(4), spec_augment=masks)
+    cached = training_set(
+        checkpoint, utterances(4), spec_augment=masks, load_features=load, cache_mb=1
+    )
+    for epoch in range(3):  # masking must not reach what is kept
+        for a, b in zip(plain.batches(epoch), cached.batches(epoch), strict=True):
+            assert a is not None and b is not None
+            assert np.array_equal(a.features, b.features)
+    assert sorted(asked) == ["u0", "u1", "u2", "u3"]
+    asked.clear()
+    long = [dataclasses.replace(item, duration_s=4.9) for item in utterances(8)]  # 157 kB each
+    small = training_set(checkpoint, long, load_features=load, cache_mb=1, batch_frames=500)
+    for epoch in range(2):
+        list(small.batches(epoch))
+    assert len(asked) == 10  # six fit into a megabyte, two are made twice
+
+
+def test_what_fails_in_a_batch_fails_in_training(checkpoint: Any) -> None:
+    def broken(utterance: Utterance) -> np.ndarray:
+        raise BadManifest("u0: cannot be read")
+
+    with pytest.raises(BadManifest, match="u0: cannot be read"):
+        list(training_set(checkpoint, utterances(2), load_features=broken).batches(0))
+
+
 def test_spec_augment_masks_bands_and_is_reproducible(checkpoint: Any) -> None:
     masks = SpecAugment(freq_masks=1, freq_mask_width=30, time_masks=1, time_mask_width=30)
     plain = next(training_set(checkpoint, utterances()).batches(0)).features
