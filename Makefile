@@ -65,18 +65,15 @@ types: $(STAMP)  ## mypy, strict
 	$(PIP) install --no-deps --no-build-isolation --upgrade --target build/typed .
 	MYPYPATH=build/typed $(BIN)/mypy -p asrcompress
 
-# The run to compare: the demo's, or RUN=path.
-RUN ?= $(firstword $(wildcard examples/voice_commands/work/runs/qat-*))
-
 FUZZ_SECONDS ?= 60
 fuzz: $(STAMP)  ## fuzz the readers of bundles and manifests, a minute each
 	$(PIP) install -e ".[fuzz]" --no-build-isolation --constraint requirements-lock.txt
 	for target in bundle manifest; do $(TEST_ENV) $(BIN)/python fuzz/fuzz_$$target.py \
 		-max_total_time=$(FUZZ_SECONDS) -max_len=4096 -len_control=0 -rss_limit_mb=2048 || exit 1; done
 
-bench: $(STAMP)  ## a run's INT8 model against ONNX Runtime's own quantizers (after `make demo`)
-	@if [ -z "$(RUN)" ]; then echo "no run yet: make demo, or make bench RUN=path" >&2; exit 2; fi
-	$(TEST_ENV) $(BIN)/python bench/run.py "$(RUN)" $(ARGS)
+# ARGS="--quick" takes minutes; ARGS="--run PATH" benches a run of your own. See docs/performance.md.
+bench: $(STAMP)  ## every contender from the same checkpoint, side by side
+	$(TEST_ENV) $(BIN)/python -m bench $(ARGS)
 
 # setuptools takes what it finds in build/lib, deleted modules included: hence the rm.
 wheel: $(STAMP)  ## build the wheel and try it in a fresh environment with the base install only
@@ -102,5 +99,5 @@ lock: $(STAMP)  ## resolve requirements-lock.txt again (needs uv)
 
 clean:  ## remove everything that was made
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	rm -rf examples/*/work
+	rm -rf examples/*/work bench/work
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from asrcompress.compress.quanters import ActivationQuanter, round_through
+from asrcompress.compress.fake_quantization import fake_quantize
+from asrcompress.compress.quanters import ActivationQuanter
 from asrcompress.paddle_imports import import_paddle
 from asrcompress.ranges import GATE
 
 paddle = import_paddle()
 
+from paddle import nn  # noqa: E402  (after h5py, see paddle_imports)
+
 # Swish is nothing below: -0.0027 at -8. Codes are worth more above.
 LOWEST_INPUT = -8.0
 
 
-class QuantedSwish(paddle.nn.Layer):
+class QuantedSwish(nn.Layer):
     """What ONNX Runtime's QLinearSigmoid and QLinearMul compute.
 
     The output is rounded by the layer that reads it, as all inputs are.
@@ -33,7 +36,7 @@ class QuantedSwish(paddle.nn.Layer):
         """Swish of `x`, same shape; plain while the input's range is observed."""
         if not self._rounded:
             x = self.input_quanter(x)
-        gate = paddle.nn.functional.sigmoid(x)
+        gate = nn.functional.sigmoid(x)
         if not self.input_quanter.observing:
-            gate = round_through(paddle.clip(gate / GATE.scale, 0.0, 255.0)) * GATE.scale
+            gate = fake_quantize(gate, paddle.full([1], GATE.scale), 0.0, 255.0)
         return x * gate

@@ -7,12 +7,11 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from asrcompress.checkpoints.checkpoint import Checkpoint
-from asrcompress.checkpoints.network import PaddleAcousticModel, build_network
+from asrcompress.checkpoints.network import build_network
 from asrcompress.checkpoints.unused_layers import belongs_to, unused_layers
 from asrcompress.compress.families import attentions_of, layers_of, recurrent_of
+from asrcompress.compress.macs import count_macs
 
 # The block of parameters that a checkpoint has and no utterance meets.
 _UNUSED = "unused"
@@ -78,7 +77,7 @@ def dissect(checkpoint: Checkpoint, *, seconds: float) -> Anatomy:
     """
     network = build_network(checkpoint)
     frames = int(seconds * 1000 / checkpoint.features.frame_shift_ms)
-    macs = _count_macs(network, frames=frames, n_mels=checkpoint.features.width)
+    macs = count_macs(network, frames=frames, n_mels=checkpoint.features.width)
     int8_layers = {edges.name for edges in layers_of(network)}
     int8_layers |= {edges.name for edges in attentions_of(network)}
     int8_layers |= {edges.name for edges in recurrent_of(network)}
@@ -120,36 +119,3 @@ def _block_of(name: str) -> str:
     if found and any(f".{kind}." in name + "." for kind in ("encoders", "decoders", "rnn")):
         return found.group()
     return ".".join(name.split(".")[:2])
-
-
-def _count_macs(network: Any, *, frames: int, n_mels: int) -> dict[str, int]:
-    """Multiply-accumulates per layer of one forward pass, by the shapes that the layers saw."""
-    macs: dict[str, int] = {}
-    hooks = []
-    for edges in layers_of(network):
-
-        def count(layer: Any, inputs: Any, output: Any, name: str = edges.name) -> None:
-            shape = layer.weight.shape
-            # Linear is [in, out]; a convolution [out, in / groups, kernel...].
-            per_output = shape[0] if len(shape) == 2 else math.prod(shape[1:])
-            macs[name] = math.prod(output.shape) * per_output
-
-        hooks.append(edges.layer.register_forward_post_hook(count))
-    for recurrent in recurrent_of(network):
-
-        def count_all(layer: Any, inputs: Any, output: Any, name: str = recurrent.name) -> None:
-            weights = [p for own, p in layer.named_parameters() if "weight" in own]
-            macs[name] = output[0].shape[1] * sum(math.prod(weight.shape) for weight in weights)
-
-        hooks.append(recurrent.layer.register_forward_post_hook(count_all))
-    PaddleAcousticModel(network).log_probs([np.zeros((frames, n_mels), np.float32)])
-    for hook in hooks:
-        hook.remove()
-    for attention in attentions_of(network):
-        width, inner = attention.layer.linear_q.weight.shape
-        out_frames = macs[f"{attention.name}.linear_q"] // (width * inner)
-        # Scores and context, and scores of positions where they are apart: frames x frames x
-        # channels each.
-        products = 3 if hasattr(attention.layer, "linear_pos") else 2
-        macs[attention.name] = products * out_frames**2 * inner
-    return macs

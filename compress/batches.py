@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from asrcompress.checkpoints.tokenizer import Tokenizer
 from asrcompress.errors import BadManifest
 from asrcompress.manifests.manifest import Utterance
 from asrcompress.recipe import Recipe
+
+T = TypeVar("T")
 
 # PaddleSpeech's label for padding (paddlespeech/s2t/frontend/utility.py, IGNORE_ID).
 _IGNORE_ID = -1
@@ -76,6 +79,7 @@ class TrainingSet:
         subsampling: feature frames per output frame.
         batch_frames: most feature frames in a batch, padding included.
         spec_augment: None for none.
+        cache_mb: megabytes of features to keep for the next epoch; what is above is made again.
     Raises:
         BadManifest: nothing is left to train on.
     """
@@ -92,8 +96,11 @@ class TrainingSet:
         batch_frames: int,
         spec_augment: SpecAugment | None,
         seed: int,
+        cache_mb: int = 0,
     ) -> None:
         self._load_features = load_features
+        self._cache: dict[int, np.ndarray] = {}
+        self._cache_left = cache_mb * 10**6
         self._batch_frames, self._spec_augment, self._seed = batch_frames, spec_augment, seed
         self._frames_per_s = 1000.0 / frame_shift_ms
         kept: list[tuple[Utterance, list[int], int]] = []
@@ -146,8 +153,13 @@ class TrainingSet:
         Args:
             share: picks this worker's utterances out of a batch's.
         Yields:
-            None where this worker has no share of a batch.
+            None where this worker has no share of a batch. The next one is made meanwhile.
         """
+        return _ahead(self._made(epoch, first, share))
+
+    def _made(
+        self, epoch: int, first: int, share: Callable[[list[int]], list[int]]
+    ) -> Iterator[Batch | None]:
         for number, group in enumerate(self.groups(epoch)):
             if number >= first:
                 picked = share(group)
@@ -158,10 +170,9 @@ class TrainingSet:
     def _batch(self, group: list[int], seed: tuple[int, ...], weight: float) -> Batch:
         features, tokens = [], []
         for index in group:
-            utterance, labels, _ = self._items[index]
             rng = np.random.default_rng((*seed, index))  # whichever worker it falls to
-            features.append(self._mask(self._load_features(utterance), rng))
-            tokens.append(labels)
+            features.append(self._mask(self._features(index), rng))
+            tokens.append(self._items[index][1])
         lengths = np.array([len(item) for item in features], np.int64)
         token_lengths = np.array([len(item) for item in tokens], np.int64)
         padded = np.zeros((len(group), lengths.max(), features[0].shape[1]), np.float32)
@@ -176,6 +187,16 @@ class TrainingSet:
             token_lengths=token_lengths,
             weight=weight,
         )
+
+    def _features(self, index: int) -> np.ndarray:
+        """Features of an utterance, for the caller to change."""
+        if index in self._cache:
+            return self._cache[index].copy()
+        features = self._load_features(self._items[index][0])
+        if features.nbytes <= self._cache_left:
+            self._cache_left -= features.nbytes
+            self._cache[index] = features.copy()
+        return features
 
     def _mask(self, features: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """SpecAugment's bands, filled with zero: the mean, after CMVN."""
@@ -193,6 +214,16 @@ class TrainingSet:
             start = int(rng.integers(0, frames - width + 1))
             features[start : start + width] = 0.0
         return features
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each made by a thread while the one before it is being used."""
+    end = object()
+    with ThreadPoolExecutor(max_workers=1) as worker:
+        coming = worker.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = worker.submit(next, items, end)
+            yield item  # type: ignore[misc]
 
 
 def duration_s(utterance: Utterance) -> float:
@@ -231,4 +262,5 @@ def training_set(
         batch_frames=settings.batch_frames,
         spec_augment=masks if settings.spec_augment else None,
         seed=settings.seed,
+        cache_mb=settings.cache_mb,
     )

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from asrcompress.compress.groups import Group, Member
+from asrcompress.compress.units import Group, Member
 from asrcompress.errors import BadRecipe
 
 MAGNITUDES = ("l1", "l2", "fpgm")

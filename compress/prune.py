@@ -1,8 +1,8 @@
-"""Structured pruning of a U2 encoder: score, choose, take away, train to recover.
+"""Structured pruning of a network: score, choose, take away.
 
 PaddleSlim's structured pruners know the filters of Conv2D and change nothing else, without a word;
-heads, feed-forward units, convolution modules and blocks are this project's. Its criteria and its
-place in the work flow are kept.
+heads, feed-forward units, convolution modules, blocks and the hidden units of recurrent layers are
+this project's. Its criteria and its place in the work flow are kept.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from asrcompress.checkpoints.acoustic import encode, task_loss
-from asrcompress.checkpoints.shapes import EncoderShape
+from asrcompress.checkpoints.acoustic import encode, is_u2, task_loss
+from asrcompress.checkpoints.network import twins_of
+from asrcompress.checkpoints.shapes import EncoderShape, NetworkShape
 from asrcompress.compress.batches import TrainingSet
-from asrcompress.compress.groups import HEADS, Group, groups_of, shape_of, take
+from asrcompress.compress.costs import Costs
+from asrcompress.compress.families import recurrent_of
+from asrcompress.compress.groups import Group, groups_of, shape_of, take
 from asrcompress.compress.importance import MAGNITUDES, TaylorScores, score_magnitudes
 from asrcompress.compress.posteriors import divergence, posteriors
 from asrcompress.compress.prune_plan import Limits, PrunePlan, plan_pruning
@@ -34,13 +37,13 @@ class Pruned:
     """What pruning made.
 
     Attributes:
-        shape: of the encoder that is left.
+        shape: of the network that is left.
         weights: all of the network's, under PaddleSpeech's names.
         plan: what was removed inside the blocks.
         dropped: indices of the blocks that were removed whole.
     """
 
-    shape: EncoderShape
+    shape: NetworkShape
     weights: dict[str, np.ndarray]
     plan: PrunePlan
     dropped: tuple[int, ...]
@@ -68,6 +71,8 @@ def score_units(
     paddle = import_paddle()
     gathered = TaylorScores(groups)
     network.eval()  # no dropout: the loss is that of the network as it is
+    for edges in recurrent_of(network):  # without dropout; else Paddle keeps nothing to go back by
+        edges.layer.train()
     total = min(batches, len(speech.groups(0)))
     for index, batch in enumerate(speech.batches(0)):
         if index == total:
@@ -80,48 +85,15 @@ def score_units(
         gathered.add(network)
         network.clear_gradients()
         progress(index + 1, total)
+    network.eval()
     return gathered.scores()
-
-
-def costs_of(
-    network: Any, groups: Sequence[Group], *, measure: str, frames: int
-) -> tuple[list[float], float]:
-    """What a unit of each group costs, and the whole encoder.
-
-    Args:
-        measure: ``parameters`` or ``macs``.
-        frames: output frames of a typical utterance; attention's products grow with it.
-    """
-    parameters = {
-        name: tuple(tensor.shape)
-        for name, tensor in network.named_parameters()
-        if name.startswith("encoder.")
-    }
-    if measure == "parameters":
-        total = float(sum(int(np.prod(shape)) for shape in parameters.values()))
-        return [float(group.parameters) for group in groups], total
-    if measure != "macs":
-        raise BadRecipe(f"prune.measure: got {measure}, expected parameters or macs")
-    width = network.encoder.encoders[0].self_attn.d_k
-    costs = [
-        group.macs_per_frame + (3.0 * frames * width if group.kind == HEADS else 0.0)
-        for group in groups
-    ]
-    # What no group owns: the projection behind the subsampling; its convolutions stay as they are.
-    fixed = sum(
-        float(np.prod(shape))
-        for name, shape in parameters.items()
-        if len(shape) == 2 and name.startswith("encoder.embed.")
-    )
-    return costs, fixed + sum(c * g.units for c, g in zip(costs, groups, strict=True))
 
 
 def prune(
     network: Any,
     scores: Sequence[np.ndarray],
     *,
-    measure: str,
-    frames: int,
+    costs: Costs,
     amount: float,
     uniform: bool,
     limits: Limits,
@@ -131,39 +103,32 @@ def prune(
 
     Args:
         scores: as `score_units` gives them.
-        amount: share of the encoder's cost to remove, blocks included.
-        drop: indices of blocks to remove whole.
+        costs: of `network`.
+        amount: share of the cost to remove, blocks included.
+        drop: indices of blocks of a U2 encoder to remove whole.
     Raises:
         BadRecipe: `amount` cannot be reached.
     """
-    every = groups_of(network)
-    costs, total = costs_of(network, every, measure=measure, frames=frames)
-    inside = [index for index, group in enumerate(every) if group.block not in drop]
-    groups = [every[index] for index in inside]
-    if measure == "parameters":  # norms and what else no unit owns go with a block
-        gone = _parameters_of_blocks(network, drop)
-    else:
-        gone = sum(c * g.units for c, g in zip(costs, every, strict=True) if g.block in drop)
+    groups = groups_of(network)
     plan = plan_pruning(
         groups,
-        [scores[index] for index in inside],
-        [costs[index] for index in inside],
-        total_cost=total,
-        amount=max(0.0, amount - gone / total),
+        scores,
+        costs.without(drop),
+        total_cost=costs.total,
+        amount=amount,
         uniform=uniform,
         limits=limits,
+        fixed=[index for index, group in enumerate(groups) if group.block in drop],
     )
     state = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     smaller = take(state, groups, plan.kept)
-    whole = {(g.kind, g.block): tuple(range(g.units)) for g in every} | dict(plan.kept)
-    shape = shape_of(network, whole)
-    blocks = tuple(block for index, block in enumerate(shape.blocks) if index not in drop)
-    return Pruned(
-        shape=EncoderShape(blocks=blocks),
-        weights=drop_blocks(smaller, drop),
-        plan=PrunePlan(kept=plan.kept, removed=plan.removed + gone / total),
-        dropped=drop,
-    )
+    # Paddle's second names of recurrent weights.
+    smaller |= {name: smaller[first] for name, first in twins_of(network).items()}
+    shape = shape_of(network, plan.kept)
+    if isinstance(shape, EncoderShape):
+        left = (block for index, block in enumerate(shape.blocks) if index not in drop)
+        shape = EncoderShape(blocks=tuple(left))
+    return Pruned(shape=shape, weights=drop_blocks(smaller, drop), plan=plan, dropped=drop)
 
 
 def drop_blocks(state: Mapping[str, np.ndarray], drop: Sequence[int]) -> dict[str, np.ndarray]:
@@ -190,8 +155,10 @@ def least_blocks(
     Args:
         features: float32 (frames, mels) of some utterances.
     Raises:
-        BadRecipe: fewer blocks than `count` + 1.
+        BadRecipe: fewer blocks than `count` + 1, or none at all.
     """
+    if not is_u2(network):
+        raise BadRecipe(f"prune.drop_blocks: got {count}, expected 0: only U2 encoders have blocks")
     blocks = list(network.encoder.encoders)
     if not 0 <= count < len(blocks):
         raise BadRecipe(f"prune.drop_blocks: got {count}, expected less than {len(blocks)}")
@@ -213,14 +180,3 @@ def least_blocks(
     finally:
         network.encoder.encoders = import_paddle().nn.LayerList(blocks)
     return tuple(sorted(gone))
-
-
-def _parameters_of_blocks(network: Any, blocks: Sequence[int]) -> float:
-    prefixes = tuple(f"encoder.encoders.{index}." for index in blocks)
-    return float(
-        sum(
-            int(np.prod(tensor.shape))
-            for name, tensor in network.named_parameters()
-            if name.startswith(prefixes)
-        )
-    )

@@ -21,6 +21,7 @@ from asrcompress.checkpoints.streaming import contexts_of
 from asrcompress.checkpoints.subject import subject_of, trained_of
 from asrcompress.checkpoints.weights import read_state
 from asrcompress.compress.batches import training_set
+from asrcompress.compress.masks import masks_of
 from asrcompress.compress.quantized_network import QuantizedNetwork
 from asrcompress.compress.scalars import Scalars, scalar_log
 from asrcompress.compress.trainer import Trainer, write_state
@@ -146,7 +147,8 @@ def _train(
     teacher = build_network(checkpoint, device=settings.device) if settings.distillation else None
     # A network that streams is trained as it is used: in chunks and on whole utterances, in turn.
     contexts = contexts_of(recipe.streaming) if recipe.streaming.wanted else (TRAINING_CONTEXT,)
-    trainer = Trainer(quantized, teacher, settings, data, workers, contexts)
+    masks = masks_of(quantized.network, subject_of(run, checkpoint))
+    trainer = Trainer(quantized, teacher, settings, data, workers, contexts, masks)
     if run.state.is_file():
         trainer.restore(read_state(run.state))
         console.say(f"resuming after step {trainer.progress.step}")

@@ -16,6 +16,8 @@ import numpy as np
 
 from asrcompress.checkpoints.weights import read_state
 from asrcompress.compress.batches import TrainingSet
+from asrcompress.compress.masks import Masks
+from asrcompress.compress.sparsity import GradualPruner
 from asrcompress.compress.trainer import PlainNetwork, Step, Trainer, write_state
 from asrcompress.compress.workers import Workers
 from asrcompress.recipe import Training
@@ -48,6 +50,9 @@ class Recovery:
         state: file that the training state is kept in.
         dev_cer: CER of the network on the development set, or None: then the last epoch is kept.
         patience: epochs without improvement before it stops.
+        masks: weights that are zero and stay so.
+        pruner: makes zeros while the network trains, in masks of its own; only an epoch at whose
+            end all of them are there can be the best.
     """
 
     def __init__(
@@ -61,11 +66,17 @@ class Recovery:
         dev_cer: Callable[[Any], float] | None,
         patience: int,
         workers: Workers,
+        masks: Masks | None = None,
+        pruner: GradualPruner | None = None,
     ) -> None:
         self._network, self._settings, self._state = network, settings, state
         self._dev_cer, self._patience, self._workers = dev_cer, patience, workers
-        self._trainer = Trainer(PlainNetwork(network=network), teacher, settings, speech, workers)
+        self._pruner = pruner
+        masks = masks if pruner is None else pruner.masks
+        plain = PlainNetwork(network=network)
+        self._trainer = Trainer(plain, teacher, settings, speech, workers, masks=masks)
         self._best_cer = float("inf")
+        self._history: list[float] = []
         self._since = 0
         self._best = self._weights()
         if state.is_file():
@@ -77,17 +88,32 @@ class Recovery:
         return self._trainer.progress.epoch
 
     @property
+    def _ready(self) -> bool:
+        """Whether the network is as sparse as it is to be."""
+        return self._pruner is None or self._pruner.reached
+
+    @property
     def finished(self) -> bool:
         """Whether all epochs are done, or nothing has improved for too long."""
         return self.epoch >= self._settings.epochs or self._since >= self._patience
 
-    def measure_start(self) -> float | None:
-        """CER on the development set before any training; the first best."""
-        if self._dev_cer is None or not self._workers.leads:
-            return None
-        if self.epoch == 0:
-            self._best_cer = self._dev_cer(self._network)
-        return self._best_cer
+    @property
+    def history(self) -> tuple[float, ...]:
+        """CER on the development set at the start and after each epoch, where there is one."""
+        return tuple(self._history)
+
+    def measure_start(self) -> None:
+        """CER on the development set before any training; the first best, if it may be.
+
+        All workers call it, and must know the number: by it they stop together.
+        """
+        if self._history:  # resumed
+            return
+        found = self._judge()
+        if found is not None:
+            self._history.append(found)
+            if self._ready:
+                self._best_cer = found
 
     def train_epoch(self, progress: Callable[[Step], None]) -> EpochResult:
         """One epoch, its CER, and the state written.
@@ -98,21 +124,29 @@ class Recovery:
         losses = []
         for step in self._trainer.steps():
             losses.append(step.losses.total)
+            if self._pruner is not None:
+                self._pruner.advance()
             progress(step)
         cer = self._judge()
-        better = cer is None or cer < self._best_cer
-        if better:
+        better = self._ready and (cer is None or cer < self._best_cer)
+        if not self._ready:  # neither the best nor a step back
+            self._since = 0
+        elif better:
             self._best = self._weights()
             self._since = 0
         else:
             self._since += 1
-        self._best_cer = self._best_cer if cer is None else min(cer, self._best_cer)
+        if cer is not None:
+            self._history.append(cer)
+            self._best_cer = cer if better else self._best_cer
         if self._workers.leads:
             self._save()
         return EpochResult(epoch=self.epoch, loss=float(np.mean(losses)), dev_cer=cer, best=better)
 
     def best_weights(self) -> Weights:
         """Weights of the best epoch, under PaddleSpeech's names."""
+        if not self._ready:
+            raise RuntimeError("the recovery ended before all zeros were there")
         return self._best
 
     def _judge(self) -> float | None:
@@ -131,10 +165,16 @@ class Recovery:
             "best": self._best,
             "best_cer": self._best_cer,
             "since": self._since,
+            "history": self._history,
         }
+        if self._pruner is not None:
+            state["pruner"] = self._pruner.state()
         write_state(self._state, state)
 
     def _restore(self, state: dict[str, Any]) -> None:
         self._trainer.restore(state["trainer"])
         self._best = dict(state["best"])
         self._best_cer, self._since = float(state["best_cer"]), int(state["since"])
+        self._history = [float(value) for value in state["history"]]
+        if self._pruner is not None:
+            self._pruner.restore(state["pruner"])

@@ -7,8 +7,15 @@ Importing this package imports nothing outside the standard library.
 
 from __future__ import annotations
 
-from importlib.metadata import version
-
-__version__ = version("asrcompress")
+__version__: str
 
 __all__ = ["__version__"]
+
+
+def __getattr__(name: str) -> str:
+    """The version, when it is asked for: importlib.metadata takes 50 ms to import."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import version
+
+    return version("asrcompress")

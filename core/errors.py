@@ -8,6 +8,7 @@
     ├─ BadAudio                 sample rate, channels, length, not finite
     ├─ DataLeak                 training or calibration data that is also gate data
     ├─ BadRun                   a run directory: none, unfinished, taken by another process
+    ├─ BadSensitivity           a measurement of sensitivity: damaged, or of other weights
     ├─ CalibrationFailed        an activation range that could not be found
     ├─ TrainingFailed           a loss that is not finite
     ├─ ExportFailed             a graph that could not be written as asked
@@ -23,6 +24,8 @@
     └─ GateFailed               exit 4: measured, and not good enough
        ├─ CerGateFailed
        ├─ IntegerGateFailed
+       ├─ SearchFailed          no candidate of a search keeps every limit
+       ├─ BudgetFailed         a budget of speed that nothing measured keeps
        └─ SelfTestFailed        a device that does not compute what was measured
 
 A message names the item, what was seen and what was expected; ``hint`` says what to do next.
@@ -73,6 +76,10 @@ class DataLeak(AsrCompressError):
 
 class BadRun(AsrCompressError):
     """A run directory that is missing, incomplete, or in use by another process."""
+
+
+class BadSensitivity(AsrCompressError):
+    """A measurement of sensitivity that is damaged, incomplete, or of another checkpoint."""
 
 
 class CalibrationFailed(AsrCompressError):
@@ -141,6 +148,14 @@ class CerGateFailed(GateFailed):
 
 class IntegerGateFailed(GateFailed):
     """Too small a share of the multiply-accumulates runs in integer kernels."""
+
+
+class BudgetFailed(GateFailed):
+    """Nothing that may be removed makes the model fast enough."""
+
+
+class SearchFailed(GateFailed):
+    """No candidate of a search keeps the CER and every budget; the message has the nearest."""
 
 
 class SelfTestFailed(GateFailed):

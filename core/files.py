@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import secrets
@@ -55,6 +56,16 @@ def refused(
     """What the system said about `path`, which could not be "read" or "written"."""
     reason = error.strerror or type(error).__name__
     return kind(f"{path}: cannot be {verb}, {reason}", hint=_CURES.get(error.errno or 0, ""))
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`, after whoever holds it now; it dies with the process."""
+    with writing(path):
+        file = path.open("a")
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

@@ -7,6 +7,7 @@ Order and side effects matter:
 * Importing PaddleSpeech's U2 or DeepSpeech2 calls ``pip install paddlespeech_ctcdecoders`` where
   that package is missing (it has no wheel beyond Python 3.10). asrcompress decodes by itself and
   never needs it.
+* On processors that are not Intel's, Paddle's matrix products want a hint; see `asrcompress.blas`.
 * PaddleSpeech's logger creates ``exp/log`` in the current folder and prints at DEBUG level.
 """
 
@@ -25,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from asrcompress.blas import use_quick_kernels
 from asrcompress.errors import BadRecipe, MissingExtra
 
 # Warnings of Paddle's chain about itself, which no user of asrcompress can act on.
@@ -39,6 +41,10 @@ _NOISE = (
 )
 
 
+# Asked before Paddle is imported, which sets it to 1 where it is not set.
+_GIVEN_THREADS = os.environ.get("OMP_NUM_THREADS")
+
+
 @functools.cache
 def import_paddle() -> Any:
     """``paddle``, with h5py loaded first.
@@ -48,6 +54,7 @@ def import_paddle() -> Any:
     """
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
+    use_quick_kernels()
     try:
         import h5py  # noqa: F401  (must come before paddle, see above)
         import paddle
@@ -78,6 +85,33 @@ def use_device(device: str) -> None:
             f"training.device: {device} cannot be used, {reason}",
             hint="--device cpu, or install a Paddle for this GPU (asrcompress doctor)",
         ) from error
+
+
+@contextlib.contextmanager
+def threads(wanted: int) -> Iterator[None]:
+    """Paddle's matrix products are computed by `wanted` threads in here, on a CPU.
+
+    Args:
+        wanted: 0 for one per core, where OMP_NUM_THREADS is not set and this process is not one of
+            several that train together.
+    """
+    core = import_paddle().base.core
+    alone = _GIVEN_THREADS is None and int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) == 1
+    if not wanted and not alone:
+        yield
+        return
+    core.set_num_threads(wanted or _cores())
+    try:
+        yield
+    finally:
+        core.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @functools.cache

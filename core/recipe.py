@@ -16,21 +16,22 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from asrcompress.decoding import GREEDY, Decoding
 from asrcompress.errors import BadRecipe
+from asrcompress.search_settings import Search
+from asrcompress.setting import check_settings, setting
 from asrcompress.settings import (
-    GREEDY,
     Data,
-    Decoding,
     Export,
     Gate,
+    Probes,
     Prune,
     Quantization,
     Source,
     Streaming,
     Training,
-    setting,
 )
 
 if sys.version_info >= (3, 11):
@@ -45,9 +46,11 @@ __all__ = [
     "Decoding",
     "Export",
     "Gate",
+    "Probes",
     "Prune",
     "Quantization",
     "Recipe",
+    "Search",
     "Source",
     "Streaming",
     "Training",
@@ -59,7 +62,6 @@ __all__ = [
     "settings_of",
 ]
 
-T = TypeVar("T")
 FILE_NAME = "asrcompress.toml"
 _TYPES = {
     Path: "a path",
@@ -67,7 +69,11 @@ _TYPES = {
     float: "a number",
     bool: "true or false",
     str: "text",
-    tuple: "a list of texts",
+}
+_LISTS = {
+    tuple[str, ...]: "a list of texts",
+    tuple[float, ...]: "a list of numbers",
+    tuple[int, ...]: "a list of whole numbers",
 }
 
 
@@ -78,11 +84,13 @@ class Recipe:
     checkpoint: Source = field(default_factory=Source)
     data: Data = field(default_factory=Data)
     prune: Prune = field(default_factory=Prune)
+    sensitivity: Probes = field(default_factory=Probes)
     quantization: Quantization = field(default_factory=Quantization)
     training: Training = field(default_factory=Training)
     decoding: Decoding = field(default_factory=Decoding)
     gate: Gate = field(default_factory=Gate)
     streaming: Streaming = field(default_factory=Streaming)
+    search: Search = field(default_factory=Search)
     export: Export = field(default_factory=Export)
     runs: Path = setting(Path("runs"), "folder of run directories")
 
@@ -120,17 +128,6 @@ class Recipe:
             return cls(**recipe)
         except BadRecipe as error:
             raise BadRecipe(f"{source}: {error}", hint=error.hint) from None
-
-
-def check_settings(table: str, settings: T) -> T:
-    """One table of a recipe, or a part of it that did not come from a file.
-
-    Raises:
-        BadRecipe: a value that is not allowed.
-    """
-    for item in fields(settings):  # type: ignore[arg-type]
-        _check(f"{table}.{item.name}", getattr(settings, item.name), item.metadata)
-    return settings
 
 
 def find_recipe(start: Path) -> Path | None:
@@ -216,17 +213,6 @@ def _toml(value: Any) -> str:
     return str(value)
 
 
-def _check(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
-    low, high, one_of = metadata.get("low"), metadata.get("high"), metadata.get("one_of")
-    if one_of and value not in one_of:
-        raise BadRecipe(f"{name}: got {value!r}, expected one of {', '.join(one_of)}")
-    # Written so that NaN, which compares false with everything, is refused.
-    if low is not None and not value >= low:
-        raise BadRecipe(f"{name}: got {value}, expected at least {low}")
-    if high is not None and not value <= high:
-        raise BadRecipe(f"{name}: got {value}, expected at most {high}")
-
-
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         items = {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
@@ -269,9 +255,11 @@ def _convert(name: str, value: Any, wanted: Any, *, folder: Path, problems: list
         return value
     if wanted in (bool, str) and type(value) is wanted:
         return value
-    is_list = isinstance(value, list) and all(isinstance(item, str) for item in value)
-    if typing.get_origin(wanted) is tuple and is_list:
-        return tuple(value)
-    label = _TYPES[typing.get_origin(wanted) or wanted]
+    label = _LISTS.get(wanted) or _TYPES[wanted]
+    if wanted in _LISTS and isinstance(value, list):
+        inner, wrong = typing.get_args(wanted)[0], list[str]()
+        items = [_convert(name, item, inner, folder=folder, problems=wrong) for item in value]
+        if not wrong:
+            return tuple(items)
     problems.append(f"{name} is {value!r}, expected {label}")
     return None

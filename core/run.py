@@ -15,9 +15,26 @@
         parity.json          error per stage
         histograms.json      activations as calibration saw them
         sqnr.json            noise of each layer, for the report
+        pruned/              what pruning left, as an experiment, where the recipe prunes
+        pruning.json         what pruning did
+        stages.json          CER, size and parameters of each stage's artifact
         after.json           CER of the artifact on the gate manifest
         verdict.json         of the gate
         report.html          all of this for people
+
+and every ``sensitivity`` one:
+
+        probes.jsonl         one line per probe, as it was measured
+        sensitivity.json     all of them, for prune and mixed
+        sensitivity.png      the same as a heat map
+
+and every ``search`` one:
+
+        trials.db            Optuna's database, unless the recipe names another
+        before.json          CER of the checkpoint on the search set
+        fp32/                the checkpoint as a bundle, which speed is measured against
+        search.json          every candidate, the Pareto front, the one chosen and why
+        search.html          the same for people
 
 The name is a digest of recipe and checkpoint: the same command finds the same directory and goes
 on where it was interrupted. Every file is written under a temporary name and renamed.
@@ -40,7 +57,7 @@ from asrcompress import strict_json
 from asrcompress.bundles.manifest import DecoderModel, StreamingModel
 from asrcompress.checkpoints.checkpoint import Checkpoint
 from asrcompress.errors import BadRun
-from asrcompress.files import sha256_file, write_atomically, writing
+from asrcompress.files import reading, sha256_file, write_atomically, writing
 from asrcompress.recipe import Recipe
 
 T = TypeVar("T")
@@ -48,6 +65,7 @@ T = TypeVar("T")
 SCHEMA_VERSION = 1
 _KINDS = {dict: "an object", str: "text", int: "a whole number", float: "a number"}
 PASSED, FAILED, UNFINISHED = "passed", "failed", "unfinished"
+MEASURED = "measured"  # finished, and nothing was there to pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +203,31 @@ class Run:
             kept = [line for line in kept if json.loads(line)["step"] <= step]
             write_atomically(path, "".join(f"{line}\n" for line in kept))
 
+    def append_json(self, name: str, data: Any) -> None:
+        """Add a line to a file of JSON lines."""
+        self._append(name, json.dumps(data, ensure_ascii=False, allow_nan=False))
+
+    def read_json_lines(self, name: str) -> list[Any]:
+        """Every line of such a file; none where it is not there yet.
+
+        A line that a killed process left unfinished is cut off, so that the next one stands alone.
+
+        Raises:
+            BadRun: a finished line is not JSON.
+        """
+        path = self.path / name
+        if not path.is_file():
+            return []
+        with reading(path, BadRun):
+            text = path.read_text(encoding="utf-8", errors="replace")
+        finished = text[: text.rfind("\n") + 1]
+        if finished != text:
+            write_atomically(path, finished)
+        try:
+            return [strict_json.parse(line) for line in finished.splitlines()]
+        except ValueError as error:
+            raise BadRun(f"{path}: a line is not JSON, {error}") from error
+
     def log(self, message: str) -> None:
         """Add a line with the time to log.txt."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -196,7 +239,7 @@ class Run:
             file.write(line + "\n")
 
     def status(self) -> str:
-        """`PASSED`, `FAILED` or `UNFINISHED`."""
+        """`PASSED`, `FAILED`, `MEASURED` or `UNFINISHED`."""
         return str(self.read_json("run.json").get("status", UNFINISHED))
 
     def update(self, **values: Any) -> None:
@@ -204,9 +247,11 @@ class Run:
         self.write_json("run.json", {**self.read_json("run.json"), **values})
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, *, wait: bool = False) -> Iterator[None]:
         """Hold the run for this process; the lock dies with the process.
 
+        Args:
+            wait: until another process lets go of it.
         Raises:
             BadRun: another process holds it; names its pid.
         """
@@ -215,7 +260,7 @@ class Run:
             file = path.open("a+")
         with file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
                 file.seek(0)
                 raise BadRun(
@@ -234,8 +279,17 @@ def digest_of(kind: str, recipe: Recipe, checkpoint: Checkpoint) -> str:
 
     Manifests count with what is in them: an edited one must not find the stages of the old one.
     """
-    tables = {name: table for name, table in recipe.to_dict().items() if name != "runs"}
-    data = (recipe.data.train, recipe.data.calibration, recipe.data.dev, recipe.data.gate)
+    # These tables are about runs of their own kind only.
+    others = {"runs", "sensitivity", "search"} - {kind}
+    tables = {name: table for name, table in recipe.to_dict().items() if name not in others}
+    data = (
+        recipe.data.train,
+        recipe.data.calibration,
+        recipe.data.dev,
+        recipe.data.gate,
+        recipe.prune.sensitivity,
+        recipe.search.sensitivity if kind == "search" else None,
+    )
     manifests = [_content_digest(path) for path in data if path is not None]
     text = json.dumps([kind, tables, checkpoint.sha256, manifests], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

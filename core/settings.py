@@ -6,35 +6,22 @@ the reference page are all made from that.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from asrcompress.errors import BadRecipe
+from asrcompress.setting import setting
 from asrcompress.targets import NAMES as TARGET_NAMES
 
 OBSERVERS = ("min_max", "moving_average", "percentile", "mse")
 MEASURES = ("parameters", "macs")
 CRITERIA = ("l1", "l2", "fpgm", "taylor")
-DECODING_METHODS = ("greedy", "prefix_beam", "rescoring", "attention")
+SPARSE_PATTERNS = ("unstructured", "1xN", "2:4")
+PATTERNS = ("structured", *SPARSE_PATTERNS)
+PRECISIONS = ("fp32", "int8")
 RANGE_UPDATES = ("frozen", "moving_average", "learned")
 
-
-def setting(
-    default: Any,
-    help: str,
-    *,
-    low: Any = None,
-    high: Any = None,
-    one_of: tuple[str, ...] = (),
-    flag: str = "",
-) -> Any:
-    """A dataclass field with its documentation, its allowed values, and its command-line flag.
-
-    Args:
-        flag: where it is not the field's own name.
-    """
-    metadata = {"help": help, "low": low, "high": high, "one_of": one_of, "flag": flag}
-    return field(default=default, metadata=metadata)
+_BUDGETS = ("max_size_mb", "max_gmacs", "max_rtf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +43,8 @@ class Data:
     )
     dev: Path | None = setting(
         None,
-        "manifest to stop the training of a pruned model by; never the gate's",
+        "manifest to decide by: when a pruned model's training stops, how sensitive layers are; "
+        "never the gate's",
         flag="dev-manifest",
     )
     gate: Path | None = setting(
@@ -72,8 +60,14 @@ class Data:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prune:
-    """Structured pruning in front of quantization; off while nothing is to be removed."""
+    """Pruning in front of quantization; off while nothing is to be removed."""
 
+    pattern: str = setting(
+        "structured",
+        "structured makes tensors smaller; the others set weights to zero, see docs/pruning.md",
+        one_of=PATTERNS,
+        flag="prune-pattern",
+    )
     amount: float = setting(
         0.0,
         "share of the encoder to remove, in units of measure; 0: none",
@@ -86,9 +80,34 @@ class Prune:
     )
     max_size_mb: float = setting(
         0.0,
-        "remove as much as this INT8 size needs, instead of amount; 0: amount decides",
+        "remove as much as this INT8 size needs, instead of amount; 0: no such budget",
         low=0.0,
         flag="prune-max-size-mb",
+    )
+    max_gmacs: float = setting(
+        0.0,
+        "remove until the encoder takes this many billion multiply-accumulates for "
+        "budget_seconds of audio; 0: no such budget",
+        low=0.0,
+        flag="prune-max-gmacs",
+    )
+    max_rtf: float = setting(
+        0.0,
+        "remove until the exported network, measured here on one thread, takes this share of the "
+        "audio's duration; 0: no such budget",
+        low=0.0,
+        high=100.0,
+        flag="prune-max-rtf",
+    )
+    budget_seconds: float = setting(
+        10.0,
+        "length of the audio that max_gmacs, max_rtf and measure count for",
+        low=1.0,
+        high=60.0,
+        flag="prune-budget-seconds",
+    )
+    budget_precision: str = setting(
+        "int8", "form that max_rtf is measured in", one_of=PRECISIONS, flag="prune-budget-precision"
     )
     measure: str = setting(
         "parameters", "what amount is a share of", one_of=MEASURES, flag="prune-measure"
@@ -121,11 +140,83 @@ class Prune:
         low=1,
         flag="prune-patience",
     )
+    sensitivity: Path | None = setting(
+        None,
+        "sensitivity.json, whose curves say how much goes from which layer",
+        flag="prune-sensitivity",
+    )
+
+    sparsity: float = setting(
+        0.5,
+        "share of zeros in the encoder's weights, of every pattern but structured",
+        low=0.01,
+        high=0.99,
+        flag="prune-sparsity",
+    )
+    block: int = setting(
+        4, "N of pattern 1xN: neighbouring outputs that go together", low=2, flag="prune-block"
+    )
+    rising_share: float = setting(
+        0.5,
+        "share of the recovery during which zeros get more (gradual magnitude pruning)",
+        low=0.0,
+        high=0.9,
+        flag="prune-rising-share",
+    )
+    rising_steps: int = setting(
+        20, "times that they get more, at most", low=1, flag="prune-rising-steps"
+    )
+    rising_start: float = setting(
+        0.3, "share of the sparsity to start with", low=0.0, high=1.0, flag="prune-rising-start"
+    )
+
+    def __post_init__(self) -> None:
+        asked = [name for name in ("amount", *_BUDGETS) if getattr(self, name)]
+        if len(asked) > 1:
+            raise BadRecipe(f"prune: got {' and '.join(asked)}, expected one of them")
+        asked += [name for name in ("drop_blocks", "sensitivity") if getattr(self, name)]
+        if not self.structured and asked:
+            raise BadRecipe(
+                f"prune.{asked[0]}: is set with pattern {self.pattern}, "
+                "expected prune.sparsity alone",
+                hint="make tensors smaller first (asrcompress prune), then prune the result",
+            )
+        if self.pattern == "2:4" and self.sparsity != 0.5:
+            raise BadRecipe(f"prune.sparsity: got {self.sparsity}, expected 0.5 for 2:4")
+
+    @property
+    def structured(self) -> bool:
+        """Whether tensors get smaller, as opposed to zeros inside of them."""
+        return self.pattern == "structured"
+
+    @property
+    def budget(self) -> str:
+        """The budget that decides how much to remove; empty where `amount` does."""
+        return next((name for name in _BUDGETS if getattr(self, name)), "")
 
     @property
     def wanted(self) -> bool:
         """Whether there is anything to prune."""
-        return self.amount > 0 or self.drop_blocks > 0 or self.max_size_mb > 0
+        return not self.structured or self.amount > 0 or self.drop_blocks > 0 or bool(self.budget)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probes:
+    """What a measurement of sensitivity tries, and on how much of data.dev."""
+
+    utterances: int = setting(
+        100,
+        "measure on N utterances, spread over data.dev",
+        low=1,
+        flag="sensitivity-utterances",
+    )
+    ratios: tuple[float, ...] = setting(
+        (0.25, 0.5, 0.75),
+        "shares of heads, units and channels that pruning is tried with",
+        low=0.01,
+        high=0.95,
+        flag="sensitivity-ratios",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +231,9 @@ class Quantization:
         "learned", "how activation ranges move while training", one_of=RANGE_UPDATES
     )
     momentum: float = setting(0.95, "weight of the past in moving averages", low=0.0, high=0.9999)
+    integer_swish: bool = setting(
+        True, "Swish on integers too: faster, its input and its gate rounded to 8 bits as well"
+    )
     skip: tuple[str, ...] = setting((), "layers left in float, as shell patterns")
 
 
@@ -166,41 +260,12 @@ class Training:
     device: str = setting("cpu", "cpu, or gpu:N")
     amp: bool = setting(False, "automatic mixed precision, float16; on a GPU only")
     save_every_s: float = setting(120.0, "seconds between saves of the training state", low=0.0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decoding:
-    """How log-probabilities become text; what the CER gate measures with, before and after."""
-
-    method: str = setting(
-        "greedy",
-        "greedy and prefix_beam need CTC only; rescoring and attention ship the attention decoder",
-        one_of=DECODING_METHODS,
-        flag="decoding",
+    cache_mb: int = setting(
+        1024, "megabytes of features kept in memory from epoch to epoch; 0: none", low=0
     )
-    beam: int = setting(10, "hypotheses of every method but greedy", low=1, high=1000)
-    ctc_weight: float = setting(
-        0.5, "weight of CTC's score beside the decoder's (rescoring)", low=0.0, high=1000.0
+    threads: int = setting(
+        0, "threads on a CPU; 0: one per core, or what OMP_NUM_THREADS says", low=0, high=1024
     )
-    reverse_weight: float = setting(
-        0.0,
-        "share of U2++'s right-to-left decoder in rescoring; 0: not used, not shipped",
-        low=0.0,
-        high=1.0,
-    )
-
-    @property
-    def uses_decoder(self) -> bool:
-        """Whether the attention decoder takes part."""
-        return self.method in ("rescoring", "attention")
-
-    @property
-    def uses_reverse(self) -> bool:
-        """Whether the right-to-left decoder takes part."""
-        return self.method == "rescoring" and self.reverse_weight > 0
-
-
-GREEDY = Decoding()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,6 +305,12 @@ class Export:
 
     target: str = setting(
         "int8", "contract of the place that the model is shipped to", one_of=TARGET_NAMES
+    )
+    operators: str = setting(
+        "onnxruntime",
+        "spelling of integer work: ONNX Runtime's own operators, which are faster, or the standard "
+        "QDQ pairs for other runtimes",
+        one_of=("onnxruntime", "qdq"),
     )
     opset: int = setting(17, "ONNX opset", low=13, high=17)
     max_seconds: float = setting(60.0, "longest audio that the graph accepts", low=1.0, high=190.0)

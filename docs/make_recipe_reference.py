@@ -115,7 +115,7 @@ def _type(hint: Any) -> str:
     """A Python type as a word of TOML."""
     kinds = [item for item in typing.get_args(hint) or (hint,) if item is not type(None)]
     if typing.get_origin(hint) is tuple:
-        return "list of strings"
+        return "list of strings" if kinds[0] is str else "list of numbers"
     names = {Path: "path", bool: "boolean", int: "integer", float: "number", str: "string"}
     return names[kinds[0]]
 
@@ -125,7 +125,7 @@ def _default(value: Any) -> str:
         return "none"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
-    return "`[]`" if value == () else f"`{value}`"
+    return f"`{list(value)}`" if isinstance(value, tuple) else f"`{value}`"
 
 
 def _allowed(field: dataclasses.Field[Any]) -> str:

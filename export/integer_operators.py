@@ -87,14 +87,15 @@ def _product(graph: Rewriting, node: Any) -> _Product | None:
     if left is None or right is None:
         return None
     codes = graph.array(right.input[0])
+    channels = None if codes is None else codes.shape[1:]
     nodes, bias, factor = [node], None, 1.0
     while (following := graph.reader(nodes[-1].output[0])) is not None:
         other = [name for name in following.input if name != nodes[-1].output[0]]
         value = graph.array(other[0]) if len(other) == 1 else None
         if value is None or value.dtype != np.float32:
             break
-        is_bias = following.op_type == "Add" and codes is not None
-        if is_bias and bias is None and factor == 1.0 and value.shape == codes.shape[1:]:
+        is_bias = following.op_type == "Add" and value.shape == channels
+        if is_bias and bias is None and factor == 1.0:
             bias = other[0]
         elif following.op_type == "Mul" and value.size == 1:
             factor *= float(value.reshape(()))

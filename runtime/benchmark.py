@@ -85,11 +85,13 @@ def compare(
     threads: int = 1,
     rounds: int = 5,
     beam: int = 1,
+    loads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """Measure `bundles` on the recordings `audio`, interleaved.
 
     Args:
+        loads: fresh processes per bundle that the load time is the median of; None: three.
         progress: called between measurements, with turns done and in all.
     Raises:
         BadBundle: one cannot be loaded, or its process died.
@@ -104,17 +106,17 @@ def compare(
         "threads": threads,
         "beam": beam,
     }
-    loads = _measure_loads(checked, setup)
+    load_s = _measure_loads(checked, setup, times=loads or _LOADS)
     with ExitStack() as stack:
         workers = [stack.enter_context(_Worker(bundle, setup)) for bundle in checked]
         runs = _run_rounds(workers, len(audio), rounds, progress)
         peaks = [worker.peak_rss_bytes for worker in workers]
     measurements = [
-        _summarise(bundle, load_s=loads[b], peak_rss_bytes=peaks[b], runs=runs, b=b)
+        _summarise(bundle, load_s=load_s[b], peak_rss_bytes=peaks[b], runs=runs, b=b)
         for b, bundle in enumerate(checked)
     ]
     return Comparison(
-        cpu=_cpu_name(),
+        cpu=cpu_name(),
         onnxruntime=onnxruntime.__version__,
         threads=threads,
         beam=beam,
@@ -191,11 +193,11 @@ def _summarise(
     )
 
 
-def _measure_loads(bundles: Sequence[Bundle], setup: dict[str, Any]) -> list[float]:
+def _measure_loads(bundles: Sequence[Bundle], setup: dict[str, Any], *, times: int) -> list[float]:
     """Median time to load each bundle, in seconds, in fresh processes, one at a time."""
     nothing = {**setup, "audio": []}
-    seconds = np.zeros((_LOADS, len(bundles)))
-    for round_ in range(_LOADS):
+    seconds = np.zeros((times, len(bundles)))
+    for round_ in range(times):
         for b, bundle in enumerate(bundles):
             with _Worker(bundle, nothing) as worker:
                 seconds[round_, b] = worker.load_s
@@ -253,7 +255,8 @@ class _Worker:
         self._process.communicate()
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """Of this machine's processor, as the system calls it."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text(encoding="utf-8", errors="replace").splitlines():

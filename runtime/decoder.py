@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from asrcompress.bundles.bundle import Bundle, DecoderModel
 from asrcompress.checkpoints.attention_decoder import AttentionDecoder, EncodedUtterance
+from asrcompress.decoding import Decoding
 from asrcompress.errors import BadRecipe
-from asrcompress.recipe import Decoding, check_settings
 from asrcompress.runtime.decode import (
     GreedySearch,
     Hypothesis,
@@ -17,11 +18,12 @@ from asrcompress.runtime.decode import (
     greedy_score,
     prefix_beam,
 )
-from asrcompress.runtime.hotwords import Hotwords
-from asrcompress.runtime.language_model import LanguageModel
-from asrcompress.runtime.onnx_decoder import OnnxAttentionDecoder
 from asrcompress.runtime.rescoring import attention_beam, rescore
+from asrcompress.setting import check_settings
 from asrcompress.tokens import Vocabulary
+
+if TYPE_CHECKING:  # imported where they are asked for: most programs decode greedily
+    from asrcompress.runtime.language_model import LanguageModel
 
 
 class Decoder:
@@ -164,6 +166,8 @@ def open_decoder(
     """
     shipped, attention = bundle.manifest.decoder, None
     if settings.uses_decoder and shipped is not None:
+        from asrcompress.runtime.onnx_decoder import OnnxAttentionDecoder
+
         path = bundle.path / shipped.model
         attention = OnnxAttentionDecoder(path, shipped, threads=threads)
     return Decoder(settings, blank=bundle.manifest.blank_id, attention=attention, scorers=scorers)
@@ -181,6 +185,8 @@ def open_scorers(
     """
     scorers: list[PrefixScorer] = []
     if hotwords:
+        from asrcompress.runtime.hotwords import Hotwords
+
         scorers.append(Hotwords(hotwords, vocabulary))
     if language_model is not None:
         scorers.append(language_model.fuse(vocabulary))

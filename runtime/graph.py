@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from asrcompress import process_memory
 from asrcompress.bundles.manifest import TensorSpec
 from asrcompress.errors import BadBundle
 
@@ -61,6 +62,8 @@ class OnnxGraph:
                 str(path), sess_options=options, providers=["CPUExecutionProvider"]
             )
         )
+        # The weights as they were before they were packed: 26 MB of a graph of 36 MB.
+        process_memory.give_back()
         self.inputs = self._tensors("inputs", self._session.get_inputs())
         self.outputs = self._tensors("outputs", self._session.get_outputs())
 

@@ -28,9 +28,10 @@ import kaldi_native_fbank
 import numpy as np
 
 from asrcompress.features import FeatureSpec
-from asrcompress.runtime.frames import blocks_of_frames
 from asrcompress.runtime.mel_filters import kaldi_filters
 
+# Frames that are transformed at once: what is computed of them stays in a core's cache.
+_BLOCK = 128
 # A mel bin in which no FFT bin weighs as much is as good as empty.
 _EMPTY = 1e-3
 
@@ -66,24 +67,44 @@ class UnresolvedKaldiFbank:
 
     def __init__(self, spec: FeatureSpec) -> None:
         self._spec = spec
-        self._filters = _filters(spec).T
+        self._filters = _filters(spec).T.astype(np.float64)
         self._n_fft = _n_fft(spec)
         self._window = _window(spec.window, spec.frame_samples)
+        # What pre-emphasis leaves of a constant: of the mean, and of each frame's first sample.
+        self._constant = (1.0 - spec.preemphasis) * self._window
         self._floor = np.float32(spec.log_floor)
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         """As `KaldiFbank`."""
-        blocks = [self._of_block(frames) for frames in blocks_of_frames(samples, self._spec)]
-        return np.concatenate(blocks) if blocks else np.empty((0, self._spec.n_mels), np.float32)
-
-    def _of_block(self, frames: np.ndarray) -> np.ndarray:
-        frames = frames - frames.mean(axis=1, keepdims=True, dtype=np.float64)
-        before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
-        shaped = (frames - self._spec.preemphasis * before) * self._window
-        spectra = np.fft.rfft(shaped, self._n_fft, axis=1)
-        energies = ((spectra.real**2 + spectra.imag**2) @ self._filters).astype(np.float32)
+        span, shift = self._spec.frame_samples, self._spec.shift_samples
+        count = max(0, 1 + (len(samples) - span) // shift)
+        energies = np.empty((count, self._spec.n_mels), np.float32)
+        for start in range(0, count, _BLOCK):
+            rows = energies[start : start + _BLOCK]
+            first = start * shift
+            rows[:] = self._of_block(samples[first : first + (len(rows) - 1) * shift + span])
         logarithms: np.ndarray = np.log(np.maximum(energies, self._floor))
         return logarithms
+
+    def _of_block(self, samples: np.ndarray) -> np.ndarray:
+        """Energies of all frames in some samples, float64 (n_frames, n_mels).
+
+        The mean of each frame is removed behind the pre-emphasis, which runs once over the samples
+        and not over every frame: the same in real numbers.
+        """
+        samples = samples.astype(np.float64)
+        emphasised = samples.copy()
+        emphasised[1:] -= self._spec.preemphasis * samples[:-1]
+        frames, shaped = self._frames(samples), self._frames(emphasised) * self._window
+        shaped[:, 0] = frames[:, 0] * self._constant[0]
+        shaped -= frames.mean(axis=1)[:, None] * self._constant
+        spectra = np.fft.rfft(shaped, self._n_fft, axis=1)
+        energies: np.ndarray = (spectra.real**2 + spectra.imag**2) @ self._filters
+        return energies
+
+    def _frames(self, samples: np.ndarray) -> np.ndarray:
+        windows = np.lib.stride_tricks.sliding_window_view(samples, self._spec.frame_samples)
+        return windows[:: self._spec.shift_samples]
 
 
 def _n_fft(spec: FeatureSpec) -> int:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from asrcompress.audio import check_samples
+from asrcompress.decoding import GREEDY
 from asrcompress.errors import BadBundle
-from asrcompress.recipe import GREEDY
 from asrcompress.runtime.chunk_model import ChunkModel, ChunkWalk, Step, joined
 from asrcompress.runtime.decode import Hypothesis
 from asrcompress.runtime.decoder import Decoder

@@ -12,23 +12,22 @@ import numpy as np
 
 from asrcompress.audio import SAMPLE_RATE_HZ, check_samples, read_audio
 from asrcompress.bundles.bundle import Bundle, read_bundle
-from asrcompress.bundles.golden import SelfTest, judge_case, read_references
 from asrcompress.checkpoints.attention_decoder import EncodedUtterance
 from asrcompress.errors import BadAudio, BadBundle, BadRecipe
-from asrcompress.runtime.alignment import forced_alignment
-from asrcompress.runtime.chunk_model import ChunkModel, open_chunk_model
 from asrcompress.runtime.decode import greedy
 from asrcompress.runtime.decoder import choose_decoding, open_decoder, open_scorers
-from asrcompress.runtime.endpoint import Endpoint
 from asrcompress.runtime.features import Fbank
-from asrcompress.runtime.language_model import LanguageModel
 from asrcompress.runtime.session import OnnxAcousticModel
-from asrcompress.runtime.streaming import Partial, Stream
-from asrcompress.runtime.timestamps import Timestamp, time_tokens, time_words
 from asrcompress.targets import needs_exact_sums
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imported where they are asked for: a program that starts often waits for it
+    from asrcompress.bundles.golden import SelfTest
+    from asrcompress.runtime.chunk_model import ChunkModel
+    from asrcompress.runtime.endpoint import Endpoint
+    from asrcompress.runtime.language_model import LanguageModel
     from asrcompress.runtime.lite import LiteAcousticModel
+    from asrcompress.runtime.streaming import Partial, Stream
+    from asrcompress.runtime.timestamps import Timestamp
 
 Audio = Path | str | np.ndarray
 """A file, or samples: float32 in [-1, 1) or int16, shape (n_samples,), 16 kHz."""
@@ -160,6 +159,8 @@ class Transcriber:
         Raises:
             BadBundle, BadAudio: its golden part cannot be used.
         """
+        from asrcompress.bundles.golden import SelfTest, judge_case, read_references
+
         manifest = self.bundle.manifest
         if manifest.golden is None:
             return None
@@ -197,6 +198,9 @@ class Transcriber:
         Raises:
             BadBundle: the bundle has no streaming graph, or one without what the method needs.
         """
+        from asrcompress.runtime.chunk_model import open_chunk_model
+        from asrcompress.runtime.streaming import Stream
+
         manifest = self.bundle.manifest
         if self._chunks is None:
             if manifest.streaming is None:
@@ -285,6 +289,9 @@ class Transcriber:
         self, transcript: Transcript, ids: Sequence[int], log_probs: np.ndarray
     ) -> Transcript:
         """`transcript` with the times of its tokens, whichever search found them."""
+        from asrcompress.runtime.alignment import forced_alignment
+        from asrcompress.runtime.timestamps import time_tokens, time_words
+
         manifest, tokens = self.bundle.manifest, self.bundle.tokens
         spans = forced_alignment(log_probs, ids, manifest.blank_id)
         frame_s = manifest.subsampling_factor * manifest.features.frame_shift_ms / 1000

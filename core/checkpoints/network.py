@@ -16,6 +16,7 @@ from asrcompress.audio import to_int16
 from asrcompress.checkpoints.acoustic import FULL_CONTEXT, Context, encode, log_probs_of
 from asrcompress.checkpoints.attention_decoder import EncodedUtterance
 from asrcompress.checkpoints.checkpoint import Checkpoint
+from asrcompress.checkpoints.patterns import KEY as PATTERN
 from asrcompress.checkpoints.resize import resize
 from asrcompress.checkpoints.shapes import KEY as PRUNED
 from asrcompress.checkpoints.shapes import pruned_shape
@@ -95,7 +96,8 @@ def _u2(checkpoint: Checkpoint) -> Any:
     settings = copy.deepcopy(dict(checkpoint.network))
     if settings.get("cmvn_file"):
         settings["cmvn_file"] = str(checkpoint.root / settings["cmvn_file"])
-    settings.pop(PRUNED, None)
+    for key in (PRUNED, PATTERN):
+        settings.pop(key, None)
     return import_u2().from_config(settings)  # type: ignore[attr-defined]
 
 
@@ -180,17 +182,29 @@ def _with_twins(
     state: Mapping[str, Any], weights: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """`weights` under all names that the network has for a tensor, and where these disagree."""
-    names: dict[str, list[str]] = {}
-    for name, tensor in state.items():
-        names.setdefault(tensor.name, []).append(name)
     found, problems = dict(weights), []
-    for group in names.values():
-        given = [name for name in group if name in weights]
-        for name in group if given else ():
-            found.setdefault(name, weights[given[0]])
-            if not np.array_equal(found[name], weights[given[0]], equal_nan=True):
-                problems.append(f"{name} is not what {given[0]} is, expected the same tensor")
+    for twin, first in _twins(state).items():
+        given = next((name for name in (first, twin) if name in weights), None)
+        if given is not None:
+            found.setdefault(first, weights[given])
+            found.setdefault(twin, found[first])
+            if not np.array_equal(found[twin], found[first], equal_nan=True):
+                problems.append(f"{twin} is not what {first} is, expected the same tensor")
     return found, problems
+
+
+def twins_of(network: Any) -> dict[str, str]:
+    """For every tensor with two names, such as an LSTM's weights: the second -> the first."""
+    return _twins(network.state_dict())
+
+
+def _twins(state: Mapping[str, Any]) -> dict[str, str]:
+    first: dict[str, str] = {}
+    twins = {}
+    for name, tensor in state.items():
+        if first.setdefault(tensor.name, name) != name:
+            twins[name] = first[tensor.name]
+    return twins
 
 
 class PaddleFrontEnd:

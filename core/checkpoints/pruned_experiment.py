@@ -1,8 +1,9 @@
 """A pruned network as an experiment folder in PaddleSpeech's layout.
 
 The folder is complete: it can be evaluated, quantized, or pruned again like any other. Its YAML is
-the original's with the new ``num_blocks`` and ``linear_units``, and ``pruned_shape`` where blocks
-differ (see `asrcompress.checkpoints.shapes`).
+the original's with the new widths where PaddleSpeech has a setting for them, ``pruned_shape`` for
+all of them (see `asrcompress.checkpoints.shapes`), and ``pruned_pattern`` where weights inside of
+tensors were set to zero.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import numpy as np
 import yaml
 
 from asrcompress.checkpoints.checkpoint import Checkpoint, read_checkpoint, read_settings
-from asrcompress.checkpoints.shapes import KEY, EncoderShape
+from asrcompress.checkpoints.patterns import KEY as PATTERN
+from asrcompress.checkpoints.patterns import ZeroPattern
+from asrcompress.checkpoints.shapes import KEY, EncoderShape, NetworkShape
 from asrcompress.checkpoints.weights import write_weights
 from asrcompress.files import temporary_beside, write_atomically, writing
 
@@ -26,14 +29,19 @@ _DERIVED = ("input_dim", "output_dim")
 
 
 def write_experiment(
-    folder: Path, checkpoint: Checkpoint, shape: EncoderShape, weights: Mapping[str, np.ndarray]
+    folder: Path,
+    checkpoint: Checkpoint,
+    shape: NetworkShape | None,
+    weights: Mapping[str, np.ndarray],
+    pattern: ZeroPattern | None = None,
 ) -> Checkpoint:
     """Write the experiment and read it back; `folder` appears when all of it is there.
 
     Args:
         checkpoint: what was pruned; its vocabulary and front end are taken over.
-        shape: of the encoder that is left.
+        shape: of the network that is left; None where it is the checkpoint's.
         weights: under PaddleSpeech's names, of that shape.
+        pattern: of the zeros in them; None where it is the checkpoint's, if any.
     Raises:
         FileFailed: the system refuses.
     """
@@ -42,7 +50,7 @@ def write_experiment(
         try:
             for name in ("conf", "data", "checkpoints"):
                 (draft / name).mkdir(parents=True)
-            _write_yaml(draft / "conf/model.yaml", _settings(checkpoint, shape))
+            _write_yaml(draft / "conf/model.yaml", _settings(checkpoint, shape, pattern))
             _write_front_end(draft, checkpoint)
             write_atomically(draft / "data/vocab.txt", checkpoint.vocabulary.to_vocab_txt())
             _copy_spm(draft, checkpoint)
@@ -53,15 +61,24 @@ def write_experiment(
     return read_checkpoint(folder)
 
 
-def _settings(checkpoint: Checkpoint, shape: EncoderShape) -> dict[str, Any]:
+def _settings(
+    checkpoint: Checkpoint, shape: NetworkShape | None, pattern: ZeroPattern | None
+) -> dict[str, Any]:
     settings = copy.deepcopy(dict(checkpoint.network))
     for key in _DERIVED:
         settings.pop(key, None)
-    encoder = settings["encoder_conf"]
-    encoder["num_blocks"] = len(shape.blocks)
-    encoder["linear_units"] = max(block.feed_forward for block in shape.blocks)
+    if isinstance(shape, EncoderShape):
+        encoder = settings["encoder_conf"]
+        encoder["num_blocks"] = len(shape.blocks)
+        encoder["linear_units"] = max(block.feed_forward for block in shape.blocks)
+    elif shape is not None:
+        settings["rnn_layer_size"] = shape.hidden
+        settings["fc_layers_size_list"] = list(shape.dense) or [-1]
+    if shape is not None:
+        settings[KEY] = shape.to_settings()
+    if pattern is not None:
+        settings[PATTERN] = pattern.to_settings()
     settings |= {
-        KEY: shape.to_settings(),
         "vocab_filepath": "data/vocab.txt",
         "preprocess_config": "conf/preprocess.yaml",
     }

@@ -1,8 +1,8 @@
-"""The widths of a U2 encoder whose blocks are not all alike, as structured pruning leaves them.
+"""The widths of a network that PaddleSpeech's YAML cannot say, as structured pruning leaves them.
 
-PaddleSpeech's YAML has one width for all blocks. A pruned experiment says the others under
-``pruned_shape`` in the same file; everything else of it is as PaddleSpeech wants it, so only
-`asrcompress.checkpoints.resize` stands between the two.
+PaddleSpeech's YAML has one width for all blocks of a U2 encoder, and none for the convolutions of
+DeepSpeech2. A pruned experiment says them under ``pruned_shape`` in the same file; everything else
+of it is as PaddleSpeech wants it, so only `asrcompress.checkpoints.resize` stands between the two.
 """
 
 from __future__ import annotations
@@ -51,22 +51,63 @@ class EncoderShape:
         return tree
 
 
-def pruned_shape(settings: Mapping[str, Any], *, item: str) -> EncoderShape | None:
-    """The shape that a network's settings record; None where all blocks are alike.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecurrentShape:
+    """Widths of a DeepSpeech2.
+
+    Attributes:
+        convolutions: channels of the two that subsample.
+        hidden: units of each recurrent layer and direction, PaddleSpeech's ``rnn_layer_size``.
+        dense: units of the layers behind, PaddleSpeech's ``fc_layers_size_list``.
+    """
+
+    convolutions: tuple[int, int]
+    hidden: int
+    dense: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for value in (*self.convolutions, self.hidden, *self.dense):
+            if value < 1:
+                raise BadCheckpoint(f"{KEY}: got a width of {value}, expected at least 1")
+
+    def to_settings(self) -> dict[str, Any]:
+        """What goes under ``pruned_shape``."""
+        tree: dict[str, Any] = strict_json.to_json(self)
+        return tree
+
+
+NetworkShape = EncoderShape | RecurrentShape
+
+
+def pruned_shape(settings: Mapping[str, Any], *, item: str) -> NetworkShape | None:
+    """The shape that a network's settings record; None where there is none.
 
     Args:
         item: the file, for messages.
     Raises:
-        BadCheckpoint: not a shape, or not one block for each of ``num_blocks``.
+        BadCheckpoint: not a shape, or one that contradicts the other settings.
     """
     if KEY not in settings:
         return None
-    shape: EncoderShape = strict_json.from_json(
-        EncoderShape, settings[KEY], item=f"{item}: {KEY}", error=BadCheckpoint
-    )
-    wanted = settings["encoder_conf"].get("num_blocks")
-    if len(shape.blocks) != wanted:
+    where = f"{item}: {KEY}"
+    shape: NetworkShape
+    if "encoder_conf" in settings:
+        shape = strict_json.from_json(EncoderShape, settings[KEY], item=where, error=BadCheckpoint)
+    else:
+        shape = strict_json.from_json(
+            RecurrentShape, settings[KEY], item=where, error=BadCheckpoint
+        )
+    if isinstance(shape, RecurrentShape):
+        dense = list(settings["fc_layers_size_list"])[: settings["num_fc_layers"]]
+        wanted = (settings["rnn_layer_size"], tuple(dense))
+        if (shape.hidden, shape.dense) != wanted:
+            raise BadCheckpoint(
+                f"{item}: {KEY} has hidden {shape.hidden} and dense {list(shape.dense)}, "
+                f"expected rnn_layer_size {wanted[0]} and fc_layers_size_list {dense}"
+            )
+    elif len(shape.blocks) != settings["encoder_conf"].get("num_blocks"):
         raise BadCheckpoint(
-            f"{item}: {KEY} has {len(shape.blocks)} blocks, expected num_blocks {wanted}"
+            f"{item}: {KEY} has {len(shape.blocks)} blocks, "
+            f"expected num_blocks {settings['encoder_conf'].get('num_blocks')}"
         )
     return shape

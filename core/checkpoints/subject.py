@@ -8,6 +8,7 @@ from asrcompress.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from asrcompress.run import Run
 
 PRUNED_FOLDER = "pruned"
+CUT_FOLDER = "pruned-before-recovery"
 
 
 def subject_of(run: Run, checkpoint: Checkpoint) -> Checkpoint:

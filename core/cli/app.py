@@ -13,8 +13,10 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from asrcompress.cli import analyse as cli_analyse
 from asrcompress.cli import compress as cli_compress
 from asrcompress.cli import prepare as cli_prepare
+from asrcompress.cli import search as cli_search
 from asrcompress.cli import ship as cli_ship
 from asrcompress.errors import AsrCompressError, MissingExtra
 from asrcompress.files import refused
@@ -85,7 +87,7 @@ def _options(
 
 
 # Each module's commands appear as this program's own, in this order.
-for _commands in (cli_prepare.app, cli_compress.app, cli_ship.app):
+for _commands in (cli_prepare.app, cli_compress.app, cli_analyse.app, cli_search.app, cli_ship.app):
     app.registered_commands += _commands.registered_commands
 
 

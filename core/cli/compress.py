@@ -64,17 +64,24 @@ def prune(*, recipe: Recipe, json: Json = False, quiet: Quiet = False) -> None:
     """
     from asrcompress.cli import render
     from asrcompress.pipeline.prune import prune_model
+    from asrcompress.targets import check_target
 
-    checkpoint = _checkpoint_of(recipe)
-    outcome = prune_model(recipe, checkpoint, Console(quiet=quiet or json))
+    checkpoint = checkpoint_of(recipe)
+    console = Console(quiet=quiet or json)
+    for warning in check_target(recipe, checkpoint):
+        console.warn(warning)
+    outcome = prune_model(recipe, checkpoint, console)
     if outcome is None:  # one of several training processes, and not the one that reports
         return
+    for warning in outcome.verdict.warnings:
+        console.warn(warning)
     render.show(outcome.to_json(), render.pruning(outcome), json=json)
     if outcome.failure is not None:
         raise outcome.failure
 
 
-def _checkpoint_of(recipe: Recipe) -> Checkpoint:
+def checkpoint_of(recipe: Recipe) -> Checkpoint:
+    """The checkpoint that a recipe names."""
     from asrcompress.checkpoints.checkpoint import read_checkpoint
 
     source = recipe.checkpoint
@@ -98,7 +105,7 @@ def _compress(
 
     if export_to is not None:
         refuse_overwrite(export_to, force)  # before hours of training, not after
-    checkpoint = _checkpoint_of(recipe)
+    checkpoint = checkpoint_of(recipe)
     console = Console(quiet=quiet or json)
     for warning in check_target(recipe, checkpoint):
         console.warn(warning)
@@ -118,15 +125,23 @@ def _compress(
 def report(
     run: Annotated[Path, typer.Argument(help="run directory, finished or not")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="page to write [RUN/report.html]")
+        Path | None,
+        typer.Option("--output", "-o", help="page to write [RUN/report.html, or search.html]"),
     ] = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write one HTML page about a run: verdict, accuracy, noise by layer, how to reproduce it."""
+    """Write one HTML page about a run: verdict, accuracy, noise by layer, how to reproduce it.
+
+    About a search: the Pareto front, the candidate that was chosen, and why.
+    """
     from asrcompress.report.page import write_report
+    from asrcompress.report.search_page import write_search_report
     from asrcompress.run import read_run
 
+    opened = read_run(run)
+    searched = opened.field("run.json", "kind", kind=str) == "search"
     with Console(quiet=quiet).status("writing the report"):
-        path = write_report(read_run(run), output, force=force)
+        write = write_search_report if searched else write_report
+        path = write(opened, output, force=force)
     typer.echo(path)

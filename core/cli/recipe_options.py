@@ -24,11 +24,13 @@ _TABLES = {
     "checkpoint": "Checkpoint",
     "data": "Data",
     "prune": "Pruning",
+    "sensitivity": "Sensitivity",
     "quantization": "Quantization",
     "training": "Training",
     "decoding": "Decoding",
     "gate": "Gate",
     "streaming": "Streaming",
+    "search": "Search",
     "export": "Export",
 }
 
@@ -92,25 +94,29 @@ def _parameter(table: str, field: Any) -> inspect.Parameter:
     names = [f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag]
     help_text = meta["help"] + (f" ({', '.join(meta['one_of'])})" if meta["one_of"] else "")
     if field.default not in (None, ()):
-        help_text += f" [default: {field.default}]"
+        default = field.default
+        shown = ", ".join(map(str, default)) if isinstance(default, tuple) else default
+        help_text += f" [default: {shown}]"
     option = typer.Option(
         *names, help=help_text, rich_help_panel=_TABLES[table], show_default=False
     )
-    optional = list[str] | None if kind is tuple else kind | None
     return inspect.Parameter(
         _parameter_name(table, field),
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
-        annotation=Annotated[optional, option],
+        annotation=Annotated[kind | None, option],
     )
 
 
 def _plain_type(table: str, field: Any) -> Any:
+    """What Typer parses; a setting that is a tuple is a flag that can be repeated."""
     owner = typing.get_type_hints(Recipe)[table] if table else Recipe
     wanted = typing.get_type_hints(owner)[field.name]
     if isinstance(wanted, types.UnionType):
         wanted = next(item for item in typing.get_args(wanted) if item is not type(None))
-    return typing.get_origin(wanted) or wanted
+    if typing.get_origin(wanted) is tuple:
+        return list[typing.get_args(wanted)[0]]  # type: ignore[misc]
+    return wanted
 
 
 def _recipe_file_parameter() -> inspect.Parameter:

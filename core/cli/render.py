@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # what is rendered is imported by whoever made it
     from asrcompress.pipeline.quantize import Outcome
     from asrcompress.runtime.benchmark import Comparison
     from asrcompress.sherpa.check import SherpaVerification
+    from asrcompress.stages import Stages
 
 
 def show(data: dict[str, Any], rendered: RenderableType, *, json: bool) -> None:
@@ -55,21 +56,44 @@ def evaluation(result: Evaluation, *, worst: int) -> RenderableType:
 
 
 def pruning(outcome: PruneOutcome) -> RenderableType:
-    """What was removed, what is left in each block, and the verdict."""
+    """What was removed, what is left of each layer, what it cost, and the verdict."""
     record = outcome.record
     before, after = record["parameters"]
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("block", "heads", "feed-forward", "macaron", "channels"):
-        table.add_column(name, justify="right")
-    for index, widths in enumerate(record["widths"]):
-        cells = (widths[key] for key in ("heads", "feed_forward", "macaron", "channels"))
-        table.add_row(str(index), *("-" if cell is None else str(cell) for cell in cells))
+    if record["widths"]:
+        layers = _table("layer", "units before", "after")
+        for name, units, left in record["widths"]:
+            layers.add_row(name, str(units), str(left) if left else "-")
+        what = f"encoder {before:,} -> {after:,} parameters ({1 - after / before:.1%} removed)"
+    else:
+        layers = _table("weight", "zeros")
+        for name, share in record["sparsity"].items():
+            layers.add_row(name, f"{share:.1%}")
+        before, after = record["nonzero"]
+        what = f"encoder {before:,} -> {after:,} weights that are not zero"
     lines = [
-        f"encoder {before:,} -> {after:,} parameters ({1 - after / before:.1%} removed)",
+        what,
+        "MACs for {:g} s: {:,.3f} -> {:,.3f} billion".format(
+            record["seconds"], *(macs / 1e9 for macs in record["macs"])
+        ),
+        outcome.to_json()["speed"],
         f"gate: {outcome.verdict.reason}",
         f"checkpoint {outcome.checkpoint}",
     ]
-    return Group(table, Text("\n".join(lines)))
+    return Group(layers, stages(outcome.stages), Text("\n".join(lines)))
+
+
+def stages(item: Stages) -> Table:
+    """What each stage of a run cost and gained."""
+    table = _table("stage", "CER", "encoder", "not zero", "size")
+    for stage in item.stages:
+        table.add_row(
+            stage.name,
+            f"{stage.cer:.2%}",
+            f"{stage.parameters:,}",
+            f"{stage.nonzero / stage.parameters:.1%}",
+            megabytes(stage.size_bytes),
+        )
+    return table
 
 
 def cer_text(report: CerReport) -> str:

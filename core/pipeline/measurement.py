@@ -111,7 +111,7 @@ def gate_cer(
 ) -> GateVerdict:
     """CER before and after, and the verdict; writes before.json, after.json and verdict.json."""
     reports = [
-        _measure(run, f"{side}{suffix}.json", opener, utterances, console)
+        measured_cer(run, f"{side}{suffix}.json", opener, utterances, console)
         for side, opener in (("before", before), ("after", after))
     ]
     verdict = judge(
@@ -124,13 +124,14 @@ def gate_cer(
     return verdict
 
 
-def _measure(
+def measured_cer(
     run: Run,
     name: str,
     opener: Callable[[], Recognizer],
     utterances: Sequence[Utterance],
     console: Console,
 ) -> CerReport:
+    """CER of what `opener` opens, which is done once; writes `name`."""
     if not run.has(name):
         result = evaluate(opener(), utterances, console=console, title=name.removesuffix(".json"))
         run.write_json(name, result.to_json())

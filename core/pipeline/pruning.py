@@ -1,16 +1,19 @@
 """The pruning stage of a run: choose, take away, recover, measure; each step kept on disk.
 
-pruned/            the pruned network as an experiment, after recovery
-pruning.json       what was removed, parameters and operations before and after
-prune.pdstate      training state of an unfinished recovery
+pruned-before-recovery/  the network that is left, as an experiment, before any training
+pruned/                  the same after recovery
+pruning.json             what was removed, parameters and operations before and after
+prune.pdstate            training state of an unfinished recovery
+
+Pruning to a pattern of zeros has no network before recovery: zeros come while it trains.
 """
 
 from __future__ import annotations
 
-import math
+import functools
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,47 +21,28 @@ import numpy as np
 from asrcompress.checkpoints.batch_norm import fold_batch_norm
 from asrcompress.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from asrcompress.checkpoints.network import build_network
+from asrcompress.checkpoints.patterns import ZeroPattern, zero_pattern
 from asrcompress.checkpoints.pruned_experiment import write_experiment
-from asrcompress.checkpoints.subject import PRUNED_FOLDER
-from asrcompress.console import Console
+from asrcompress.checkpoints.subject import CUT_FOLDER, PRUNED_FOLDER
+from asrcompress.console import Advance, Console
 from asrcompress.errors import BadRecipe
 from asrcompress.manifests.manifest import Utterance
+from asrcompress.pipeline.budget import Decision, decide
 from asrcompress.pipeline.evaluation import evaluate
+from asrcompress.pipeline.prune_curves import curves_of
+from asrcompress.pipeline.pruning_record import check_smaller, make_record
 from asrcompress.pipeline.recognizer import Recognizer, from_network
 from asrcompress.recipe import Recipe, Training
 from asrcompress.run import Run
 
 if TYPE_CHECKING:
     from asrcompress.compress.batches import TrainingSet
-    from asrcompress.compress.prune import Pruned
+    from asrcompress.compress.trainer import Step
     from asrcompress.compress.workers import Workers
 
 RECORD, STATE = "pruning.json", "prune.pdstate"
-_CUT = "pruned-before-recovery"
+_PLAN = "pruning-plan.json"
 _BLOCK_UTTERANCES = 8
-# Output frames of the utterance that operations are counted for: 10 s at 25 frames a second.
-_FRAMES = 250
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PruningRecord:
-    """What pruning did, for reports.
-
-    Attributes:
-        removed: share of `measure` that went, 0 to 1.
-        parameters: of the encoder, before and after.
-        dropped_blocks: indices in the network before.
-        widths: one dict per block that is left.
-    """
-
-    measure: str
-    criterion: str
-    removed: float
-    parameters: tuple[int, int]
-    dropped_blocks: tuple[int, ...]
-    widths: tuple[dict[str, int | None], ...]
-    epochs: int
-    dev_cer: tuple[float, ...]
 
 
 def prune_checkpoint(
@@ -77,24 +61,26 @@ def prune_checkpoint(
         train: with transcripts, for the criterion and the recovery.
         dev: to stop the recovery by; may be empty.
     Raises:
-        BadRecipe, BadCheckpoint, TrainingFailed: with what stopped it.
+        BadRecipe, BadCheckpoint, BudgetFailed, TrainingFailed: with what stopped it.
     """
     if run.has(RECORD):
         return read_checkpoint(run.path / PRUNED_FOLDER)
     from asrcompress.compress.batches import training_set
 
+    console = console if workers.leads else Console(quiet=True)
     whole = build_network(checkpoint, device=recipe.training.device)
     recognizer = from_network(checkpoint, whole)
     speech = training_set(train, recipe, checkpoint, whole, recognizer.features)
-    if workers.leads and not (run.path / _CUT).is_dir():
-        _cut(run, recipe, checkpoint, speech, train, recognizer, console)
+    if workers.leads and not (run.path / CUT_FOLDER).is_dir():
+        prepare = _cut if recipe.prune.structured else _mark
+        prepare(run, recipe, checkpoint, speech, train, recognizer, console)
     workers.wait()
-    cut = read_checkpoint(run.path / _CUT)
+    cut = read_checkpoint(run.path / CUT_FOLDER)
     network = build_network(cut, device=recipe.training.device)
     fold_batch_norm(network)
     errors = _recover(run, recipe, whole, cut, network, speech, dev, console, workers)
     if workers.leads:
-        _conclude(run, recipe, whole, cut, network, errors)
+        _conclude(run, recipe, checkpoint, cut, network, errors)
     workers.wait()
     return read_checkpoint(run.path / PRUNED_FOLDER)
 
@@ -110,73 +96,98 @@ def _cut(
 ) -> None:
     """Take the units away; writes the folder and what is known so far."""
     from asrcompress.compress.groups import groups_of
-    from asrcompress.compress.prune import least_blocks, prune, score_units
+    from asrcompress.compress.prune import least_blocks, score_units
     from asrcompress.compress.prune_plan import Limits
 
     settings = recipe.prune
+    if zero_pattern(checkpoint.network, item=str(checkpoint.config_path)) is not None:
+        raise BadRecipe(
+            "prune.pattern: got structured for a checkpoint whose zeros lie in a pattern",
+            hint="prune the network that it came from, structures first",
+        )
+
+    def features(count: int) -> list[np.ndarray]:
+        return [recognizer.features(item) for item in train[:count]]
+
     network = build_network(checkpoint, device=recipe.training.device)
     fold_batch_norm(network)
     drop: tuple[int, ...] = ()
     if settings.drop_blocks:
-        some = [recognizer.features(item) for item in train[:_BLOCK_UTTERANCES]]
         with console.progress("blocks") as advance:
-            drop = least_blocks(network, some, settings.drop_blocks, progress=advance)
+            drop = least_blocks(
+                network, features(_BLOCK_UTTERANCES), settings.drop_blocks, progress=advance
+            )
+    groups = groups_of(network)
     with console.progress(f"importance ({settings.criterion})") as advance:
         scores = score_units(
             network,
-            groups_of(network),
+            groups,
             criterion=settings.criterion,
             speech=speech,
             batches=settings.batches,
             progress=advance,
         )
-    result = prune(
+    decision = decide(
+        recipe,
+        checkpoint,
         network,
         scores,
-        measure="parameters" if settings.max_size_mb else settings.measure,
-        frames=_FRAMES,
-        amount=_amount(recipe, network),
-        uniform=settings.uniform,
-        limits=Limits(step=settings.step, keep=settings.keep),
         drop=drop,
+        limits=Limits(
+            step=settings.step,
+            keep=settings.keep,
+            curves=curves_of(run, recipe, checkpoint, groups),
+        ),
+        features=features,
+        console=console,
     )
-    _check(network, result)
-    run.write_json("pruning-plan.json", {"removed": result.plan.removed, "dropped": list(drop)})
-    write_experiment(run.path / _CUT, checkpoint, result.shape, result.weights)
-    console.say(f"pruned {result.plan.removed:.1%} of the encoder")
+    result = decision.pruned
+    widths = [
+        (g.name, g.units, 0 if g.block in drop else len(result.plan.kept[g.key])) for g in groups
+    ]
+    run.write_json(_PLAN, _plan(decision, drop, widths))
+    write_experiment(run.path / CUT_FOLDER, checkpoint, result.shape, result.weights)
+    console.say(f"pruned {result.plan.removed:.1%} of {decision.measure}")
 
 
-def _amount(recipe: Recipe, network: Any) -> float:
-    """Share of the encoder's parameters that a size budget asks for, or what was given."""
+def _plan(
+    decision: Decision, drop: tuple[int, ...], widths: list[tuple[str, int, int]]
+) -> dict[str, Any]:
+    """What `_conclude` will want to know of `_cut`."""
+    return {
+        "measure": decision.measure,
+        "removed": decision.pruned.plan.removed,
+        "dropped": list(drop),
+        "widths": widths,
+        "tried": [(item.amount, item.rtf) for item in decision.tried],
+    }
+
+
+def _mark(
+    run: Run,
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    speech: TrainingSet,
+    train: Sequence[Utterance],
+    recognizer: Recognizer,
+    console: Console,
+) -> None:
+    """Nothing to take away yet, but to say which weights will hold zeros, and for whom."""
+    from asrcompress.compress.sparsity import sparse_weights
+
     settings = recipe.prune
-    if not settings.max_size_mb:
-        return settings.amount
-    # INT8 takes a byte per parameter; the few that stay in float are within the rounding.
-    encoder = _parameters(network, "encoder.")
-    shipped = encoder + _parameters(network, "ctc.")
-    excess = shipped - settings.max_size_mb * 1e6
-    if excess >= encoder:
-        raise BadRecipe(
-            f"prune.max_size_mb: got {settings.max_size_mb}, expected more than "
-            f"{(shipped - encoder) / 1e6:.2f}, which the CTC head takes alone"
-        )
-    return max(0.0, excess / encoder)
-
-
-def _parameters(network: Any, prefix: str) -> int:
-    return sum(
-        math.prod(tensor.shape)
-        for name, tensor in network.named_parameters()
-        if name.startswith(prefix)
+    network = build_network(checkpoint)
+    fold_batch_norm(network)
+    pattern = ZeroPattern(
+        pattern=settings.pattern,
+        sparsity=settings.sparsity,
+        block=settings.block,
+        layers=tuple(item.name for item in sparse_weights(network)),
     )
-
-
-def _check(network: Any, result: Pruned) -> None:
-    """Tensors really got smaller: a pruner that does nothing must not pass for one."""
-    before = {name: math.prod(tensor.shape) for name, tensor in network.state_dict().items()}
-    after = sum(tensor.size for tensor in result.weights.values())
-    if after >= sum(before.values()):
-        raise RuntimeError(f"pruning left {after} numbers of {sum(before.values())}")
+    weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    nothing: dict[str, Any] = {"measure": "weights", "removed": settings.sparsity, "dropped": []}
+    run.write_json(_PLAN, {**nothing, "widths": [], "tried": []})
+    write_experiment(run.path / CUT_FOLDER, checkpoint, None, weights, pattern)
 
 
 def _recover(
@@ -191,77 +202,87 @@ def _recover(
     workers: Workers,
 ) -> tuple[float, ...]:
     """Train `network` in place; CER on the development set, before and after each epoch."""
+    from asrcompress.compress.masks import masks_of
     from asrcompress.compress.recovery import Recovery
+    from asrcompress.compress.sparsity import GradualPruner
+    from asrcompress.compress.trainer import steps_of
 
-    settings = _training(recipe)
-
-    def dev_cer(trained: Any) -> float:
-        result = evaluate(from_network(cut, trained), dev, console=console, title="dev")
-        return float(result.cer.cer)
-
+    settings = _training(recipe, cut)
+    pruner = None
+    if not recipe.prune.structured:
+        pruner = GradualPruner(network, recipe.prune, total_steps=steps_of(speech, settings))
+        if pruner.at_once and settings.epochs:
+            console.warn("the recovery is too short for zeros to come gradually: all come at once")
     recovery = Recovery(
         network,
         whole if settings.distillation else None,  # the teacher
         settings,
         speech,
         state=run.path / STATE,
-        dev_cer=dev_cer if dev else None,
+        dev_cer=_dev_cer(cut, dev, console) if dev else None,
         patience=recipe.prune.patience,
         workers=workers,
+        masks=masks_of(network, cut),
+        pruner=pruner,
     )
-    start = recovery.measure_start()
-    errors = [] if start is None else [start]
+    recovery.measure_start()
     while not recovery.finished:
         title = f"recovery {recovery.epoch + 1}/{settings.epochs}"
         with console.progress(title) as advance:
-            result = recovery.train_epoch(lambda step: advance(round(1000 * step.done), 1000))
+            result = recovery.train_epoch(functools.partial(_show, advance))
         note = "" if result.dev_cer is None else f", dev CER {result.dev_cer:.2%}"
         console.say(f"{title}: loss {result.loss:.3f}{note}")
-        run.log(f"{title}: loss {result.loss:.4f}{note}")
-        errors += [] if result.dev_cer is None else [result.dev_cer]
+        if workers.leads:
+            run.log(f"{title}: loss {result.loss:.4f}{note}")
     best = recovery.best_weights()
     network.set_state_dict({name: np.asarray(value) for name, value in best.items()})
     network.eval()
-    return tuple(errors)
+    return recovery.history
 
 
-def _training(recipe: Recipe) -> Training:
-    """The recipe's training with the recovery's own length, rate and imitation."""
+def _show(advance: Advance, step: Step) -> None:
+    advance(round(1000 * step.done), 1000)
+
+
+def _dev_cer(cut: Checkpoint, dev: Sequence[Utterance], console: Console) -> Callable[[Any], float]:
+    """CER of a network on the development set."""
+
+    def measure(trained: Any) -> float:
+        result = evaluate(from_network(cut, trained), dev, console=console, title="dev")
+        return float(result.cer.cer)
+
+    return measure
+
+
+def _training(recipe: Recipe, cut: Checkpoint) -> Training:
+    """The recipe's training with the recovery's own length, rate and imitation.
+
+    A DeepSpeech2's hidden states become narrower, so that only posteriors can be imitated there.
+    """
+    narrower = recipe.prune.structured and cut.family == "deepspeech2"
     return replace(
         recipe.training,
         epochs=recipe.prune.epochs,
         learning_rate=recipe.prune.learning_rate,
-        hidden_distillation=recipe.prune.hidden_distillation,
+        hidden_distillation=0.0 if narrower else recipe.prune.hidden_distillation,
     )
 
 
 def _conclude(
     run: Run,
     recipe: Recipe,
-    whole: Any,
+    checkpoint: Checkpoint,
     cut: Checkpoint,
     network: Any,
     errors: tuple[float, ...],
 ) -> None:
     """Write the recovered experiment, then the record, which says that all is done."""
-    from asrcompress.checkpoints.shapes import pruned_shape
-
-    shape = pruned_shape(cut.network, item=str(cut.config_path))
-    assert shape is not None
     shutil.rmtree(run.path / PRUNED_FOLDER, ignore_errors=True)
     weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-    write_experiment(run.path / PRUNED_FOLDER, cut, shape, weights)
-    plan = run.read_json("pruning-plan.json")
-    record = PruningRecord(
-        measure=recipe.prune.measure,
-        criterion=recipe.prune.criterion,
-        removed=plan["removed"],
-        parameters=(_parameters(whole, "encoder."), _parameters(network, "encoder.")),
-        dropped_blocks=tuple(plan["dropped"]),
-        widths=tuple(asdict(block) for block in shape.blocks),
-        epochs=recipe.prune.epochs,
-        dev_cer=errors,
-    )
+    write_experiment(run.path / PRUNED_FOLDER, cut, None, weights)
+    record = make_record(run.read_json(_PLAN), recipe, checkpoint, cut, network, errors)
+    check_smaller(record)
     run.write_json(RECORD, asdict(record))
     (run.path / STATE).unlink(missing_ok=True)
-    shutil.rmtree(run.path / _CUT, ignore_errors=True)
+    if not recipe.prune.structured:  # it is the checkpoint itself
+        shutil.rmtree(run.path / CUT_FOLDER, ignore_errors=True)

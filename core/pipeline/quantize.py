@@ -34,6 +34,7 @@ from asrcompress.pipeline.decoder import check_decodable, decoder_stages
 from asrcompress.pipeline.measurement import check_forms, gate_cer, measure_kernels
 from asrcompress.pipeline.pruning import prune_checkpoint
 from asrcompress.pipeline.recognizer import Recognizer, from_checkpoint, from_network, from_run
+from asrcompress.pipeline.stages import record_stages
 from asrcompress.pipeline.streaming import StreamingOutcome, stream_stages
 from asrcompress.ranges import read_ranges, write_ranges
 from asrcompress.recipe import Recipe
@@ -118,10 +119,7 @@ def compress(kind: str, recipe: Recipe, checkpoint: Checkpoint, console: Console
         console.say(f"run {run.path}")
         speech = load_speech(recipe, console)
         workers.wait()
-        prune_subject(run, recipe, checkpoint, speech, console, workers)
-        _train(run, recipe, checkpoint, speech, console, workers)
-        _export(run, recipe, checkpoint, console)
-        share = measure_kernels(run, run.model, console)
+        share = make_artifact(run, recipe, checkpoint, speech, console, workers)
         _check_forms(run, checkpoint, speech, console)
         decoder_share = decoder_stages(run, recipe, checkpoint, speech.gate, console)
         _measure_noise(run, checkpoint, speech, console)
@@ -133,9 +131,31 @@ def compress(kind: str, recipe: Recipe, checkpoint: Checkpoint, console: Console
             before=lambda: from_checkpoint(checkpoint, decoding=recipe.decoding),
             after=lambda: from_run(run, checkpoint, decoding=recipe.decoding),
         )
+        record_stages(run, recipe, checkpoint, speech.gate, console)
         streaming = stream_stages(run, recipe, checkpoint, speech.gate, console)
         outcome = _conclude(run, recipe, verdict, share, streaming, decoder_share)
         return replace(outcome, report=_report_on(run, console))
+
+
+def make_artifact(
+    run: Run,
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    speech: Speech,
+    console: Console,
+    workers: Workers,
+) -> float:
+    """The stages that hear nothing of the gate: prune, calibrate, train, export, count kernels.
+
+    Args:
+        run: held by this process.
+    Returns:
+        share of the multiply-accumulates that run in integer kernels.
+    """
+    prune_subject(run, recipe, checkpoint, speech, console, workers)
+    _train(run, recipe, checkpoint, speech, console, workers)
+    _export(run, recipe, checkpoint, console)
+    return measure_kernels(run, run.model, console)
 
 
 def load_speech(recipe: Recipe, console: Console, *, guard: bool = True) -> Speech:
@@ -156,7 +176,7 @@ def load_speech(recipe: Recipe, console: Console, *, guard: bool = True) -> Spee
         )
     train = load_manifest(data.train) if data.train else []
     if data.train_utterances:
-        train = _spread(train, data.train_utterances)
+        train = spread(train, data.train_utterances)
     calibration = load_manifest(data.calibration) if data.calibration else train
     dev = load_manifest(data.dev) if data.dev else []
     gate = load_manifest(data.gate)
@@ -170,13 +190,13 @@ def load_speech(recipe: Recipe, console: Console, *, guard: bool = True) -> Spee
             )
     return Speech(
         train=tuple(train),
-        calibration=tuple(_spread(calibration, data.calibration_utterances)),
+        calibration=tuple(spread(calibration, data.calibration_utterances)),
         dev=tuple(dev),
         gate=tuple(gate),
     )
 
 
-def _spread(utterances: list[Utterance], count: int) -> list[Utterance]:
+def spread(utterances: list[Utterance], count: int) -> list[Utterance]:
     """`count` utterances, evenly over the manifest: neighbours often share a speaker."""
     if count >= len(utterances):
         return utterances
@@ -247,7 +267,8 @@ def _export(run: Run, recipe: Recipe, checkpoint: Checkpoint, console: Console) 
         with console.status("exporting INT8"):
             graph, subsampling = export_checkpoint(trained_of(run, checkpoint), recipe)
             ranges = read_ranges(run.ranges).part(PARAMETERS, inside=False)
-            save_graph(quantize_graph(graph, ranges), run.model)
+            operators = recipe.export.operators
+            save_graph(quantize_graph(graph, ranges, operators=operators), run.model)
         run.update(
             model_sha256=sha256_file(run.model),
             subsampling=subsampling,
@@ -307,7 +328,7 @@ def _measure_noise(run: Run, checkpoint: Checkpoint, speech: Speech, console: Co
     network = build_network(trained_of(run, checkpoint))
     fold_batch_norm(network)
     fbank = from_run(run, checkpoint)
-    features = [fbank.features(item) for item in _spread(list(speech.gate), NOISE_UTTERANCES)]
+    features = [fbank.features(item) for item in spread(list(speech.gate), NOISE_UTTERANCES)]
     with console.progress("noise by layer") as advance:
         noise = measure_noise(
             network, restore_quantized(run, checkpoint), features, progress=advance

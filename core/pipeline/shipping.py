@@ -51,16 +51,52 @@ def ship_run(run: Run, output: Path, *, target: str = "int8", force: bool = Fals
         BadRun: unfinished, or its model is not the one that was measured.
         OutputExists: there is something at `output`.
     """
-    from asrcompress.export.onnx_bundle import describe
-
     refuse_overwrite(output, force)
     recipe = require_passed(run)
     contract = contract_of(run, recipe, target)
-    checkpoint = checkpoint_of(run)
     streaming = None
     if recipe.streaming.wanted:
         _check_unchanged(run, run.streaming_model, "streaming_sha256")
         streaming = run.streaming_spec()
+    return _write_run(
+        run,
+        recipe,
+        output,
+        streaming=streaming,
+        quality=_quality(run, recipe),
+        contract=contract,
+        force=force,
+    )
+
+
+def weigh_run(run: Run, recipe: Recipe, output: Path) -> Bundle:
+    """The bundle that a run would ship as, before any gate: to be measured, and thrown away.
+
+    It has no quality statement, and lacks the streaming graph, which only the gate's stages make.
+
+    Raises:
+        BadRun: the run has no artifact yet.
+    """
+    contract = find_target(recipe.export.target)
+    return _write_run(
+        run, recipe, output, streaming=None, quality=None, contract=contract, force=False
+    )
+
+
+def _write_run(
+    run: Run,
+    recipe: Recipe,
+    output: Path,
+    *,
+    streaming: StreamingModel | None,
+    quality: dict[str, object] | None,
+    contract: Target,
+    force: bool,
+) -> Bundle:
+    """Write the artifact of a run as a bundle."""
+    from asrcompress.export.onnx_bundle import describe
+
+    checkpoint = checkpoint_of(run)
     decoder = None
     if recipe.decoding.uses_decoder:
         _check_unchanged(run, run.decoder_model, "decoder_sha256")
@@ -73,7 +109,7 @@ def ship_run(run: Run, output: Path, *, target: str = "int8", force: bool = Fals
         subsampling=run.field("run.json", "subsampling", kind=int),
         max_frames=run.field("run.json", "max_frames", kind=int),
         integer_share=run.field("integer_share.json", "share", kind=float),
-        quality=_quality(run, recipe),
+        quality=quality,
         streaming=streaming,
         decoder=decoder,
     )

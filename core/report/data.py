@@ -19,6 +19,8 @@ from asrcompress.ranges import Ranges, read_ranges
 from asrcompress.recipe import Recipe
 from asrcompress.run import Run
 from asrcompress.sqnr import NoiseReport, weight_noise
+from asrcompress.stages import NAME as STAGES
+from asrcompress.stages import Stage, Stages
 
 T = TypeVar("T")
 METRICS = ("total", "ctc", "attention", "distillation")
@@ -105,6 +107,7 @@ class Findings:
     histograms: Mapping[str, Histogram]
     metrics: tuple[Metric, ...]
     bench: tuple[Measured, ...]
+    stages: tuple[Stage, ...]
 
     @property
     def sizes(self) -> tuple[int, int] | None:
@@ -138,6 +141,7 @@ def collect(run: Run) -> Findings:
         histograms=read_histograms(run.path / "histograms.json") if has_histograms else {},
         metrics=_metrics(run),
         bench=_optional(run, "bench.json", _bench) or (),
+        stages=_optional(run, STAGES, lambda tree: Stages.from_json(tree).stages) or (),
     )
 
 

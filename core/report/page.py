@@ -19,7 +19,7 @@ from asrcompress import recipe as recipes
 from asrcompress.errors import MissingExtra
 from asrcompress.files import refuse_overwrite, write_atomically
 from asrcompress.report.data import Findings, collect, percent
-from asrcompress.run import FAILED, PASSED, Run
+from asrcompress.run import FAILED, MEASURED, PASSED, Run
 
 REPORT_NAME = "report.html"
 _WORST = 12
@@ -93,10 +93,12 @@ def _read(folder: Any, name: str) -> str:
 
 def _state(found: Findings) -> str:
     status = str(found.record.get("status", ""))
-    return status if status in (PASSED, FAILED) else "unfinished"
+    return status if status in (PASSED, FAILED, MEASURED) else "unfinished"
 
 
 def _reason(found: Findings) -> str:
+    if _state(found) == MEASURED:
+        return "This run measures; there is no gate to pass."
     if found.verdict is None:
         return "The gate has not been measured yet; this is what there is so far."
     short = _share_too_small(found)
@@ -160,13 +162,14 @@ def commands(found: Findings) -> list[str]:
     pinned = f"=={version}" if version else ""
     folder = found.recipe.runs if found.recipe else Path("runs")
     run = shlex.quote(str(folder / found.run.name))
-    return [
+    again = [
         f"pip install 'asrcompress[compress]{pinned}'",
         f"asrcompress {found.record.get('kind', 'qat')} --recipe {recipes.FILE_NAME}",
         f"asrcompress report {run}",
-        f"asrcompress export {run} --output bundle",
-        "asrcompress verify bundle",
     ]
+    if _state(found) == MEASURED:  # there is nothing to ship
+        return again
+    return [*again, f"asrcompress export {run} --output bundle", "asrcompress verify bundle"]
 
 
 def _toml(found: Findings) -> str:

@@ -16,8 +16,10 @@ from asrcompress.report.charts import (
 )
 from asrcompress.report.data import Findings, percent
 from asrcompress.report.diff import find_changes
+from asrcompress.report.sensitivity import sensitivity_section
 from asrcompress.report.svg import Chart
 from asrcompress.report.tables import edge_rows, layer_tables, weakest
+from asrcompress.stages import FP32, INT8, PRUNED, RECOVERED
 
 _WEAKEST = 8
 
@@ -39,6 +41,7 @@ def sections(found: Findings, *, worst: int) -> dict[str, Any]:
         ),
         "cost": _cost(found),
         "dtypes": _dtypes(found),
+        "stages": _stages(found),
         "float_nodes": found.kernels.float_nodes if found.kernels else (),
         "noise": found.noise,
         "layer_tables": layer_tables(found.noise) if found.noise else [],
@@ -51,6 +54,7 @@ def sections(found: Findings, *, worst: int) -> dict[str, Any]:
             else []
         ),
         "parity": found.parity,
+        "sensitivity": sensitivity_section(found.run),
     }
 
 
@@ -154,4 +158,27 @@ def _dtypes(found: Findings) -> list[tuple[str, str, str]]:
     return [
         (dtype, f"{size / 1e6:.2f}", percent(size / total, 1))
         for dtype, size in found.kernels.bytes_by_dtype.items()
+    ]
+
+
+_STAGES = {
+    FP32: "checkpoint",
+    PRUNED: "pruned",
+    RECOVERED: "pruned and recovered",
+    INT8: "INT8",
+}
+
+
+def _stages(found: Findings) -> list[tuple[str, ...]]:
+    """Rows: stage, CER, numbers in the encoder, those that are not zero, megabytes, zipped."""
+    return [
+        (
+            _STAGES.get(item.name, item.name),
+            percent(item.cer, 2),
+            f"{item.parameters:,}",
+            percent(item.nonzero / item.parameters, 1),
+            f"{item.size_bytes / 1e6:.2f}",
+            "–" if item.zipped_bytes is None else f"{item.zipped_bytes / 1e6:.2f}",
+        )
+        for item in found.stages
     ]

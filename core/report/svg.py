@@ -19,6 +19,7 @@ from markupsafe import Markup
 _ROLES = (
     "ink", "muted", "grid", "card", "before", "after",
     "good", "bad", "warn", "third", "allowed",
+    "h0", "h1", "h2", "h3", "h4", "h5",
 )  # fmt: skip
 COLOUR = {role: f"#0a00{index:02x}" for index, role in enumerate(_ROLES, start=1)}
 # Points, of which an inch has 72: a drawing of this width is legible on a phone and not huge on a
@@ -65,7 +66,7 @@ class Chart:
 
 
 @contextmanager
-def drawing(height_inches: float) -> Iterator[tuple[Any, Any]]:
+def drawing(height_inches: float, width_inches: float = _WIDTH_INCHES) -> Iterator[tuple[Any, Any]]:
     """A figure and its axes in the report's style.
 
     Raises:
@@ -75,7 +76,7 @@ def drawing(height_inches: float) -> Iterator[tuple[Any, Any]]:
     from matplotlib.figure import Figure
 
     with rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH_INCHES, height_inches), layout="constrained")
+        figure = Figure(figsize=(width_inches, height_inches), layout="constrained")
         yield figure, figure.add_subplot()
 
 

@@ -100,9 +100,9 @@ CASES: list[tuple[str, Callable[[Any], list[Any]], str]] = [
     (
         "a recipe with a key that is unknown",
         lambda p: edit(p, recipe={"evil": 1}),
-        "run: evil is not a setting, expected one of checkpoint, data, prune, quantization, training, decoding, gate, streaming, export, runs",
+        "run: evil is not a setting, expected one of checkpoint, data, prune, sensitivity, quantization, training, decoding, gate, streaming, search, export, runs",
     ),
-    ("a recipe without a checkpoint", lambda p: edit(p, recipe={}), "run: names no checkpoint"),
+    ("a recipe without anything", lambda p: edit(p, recipe={}), "run: names no gate manifest"),
     (
         "a checkpoint that is gone",
         lambda p: source(p, path="/nowhere"),

@@ -99,12 +99,12 @@ CASES: list[tuple[str, Callable[[Any], list[Any]], str]] = [
     (
         "a table that is unknown",
         lambda p: toml(p, "[trainign]\nepochs = 1"),
-        "TMP/asrcompress.toml: trainign is not a setting, expected one of checkpoint, data, prune, quantization, training, decoding, gate, streaming, export, runs",
+        "TMP/asrcompress.toml: trainign is not a setting, expected one of checkpoint, data, prune, sensitivity, quantization, training, decoding, gate, streaming, search, export, runs",
     ),
     (
         "a setting that is unknown",
         lambda p: toml(p, "[export]\nopsets = 1"),
-        "TMP/asrcompress.toml: export.opsets is not a setting, expected one of target, opset, max_seconds",
+        "TMP/asrcompress.toml: export.opsets is not a setting, expected one of target, operators, opset, max_seconds",
     ),
     (
         "a table that is a number",
@@ -165,6 +165,16 @@ CASES: list[tuple[str, Callable[[Any], list[Any]], str]] = [
         "a list of numbers",
         lambda p: toml(p, "[quantization]\nskip = [1, 2]"),
         "TMP/asrcompress.toml: quantization.skip is [1, 2], expected a list of texts",
+    ),
+    (
+        "texts among numbers",
+        lambda p: toml(p, "[sensitivity]\nratios = [0.5, '0.7']"),
+        "TMP/asrcompress.toml: sensitivity.ratios is [0.5, '0.7'], expected a list of numbers",
+    ),
+    (
+        "a number of a list that is too large",
+        lambda p: toml(p, "[sensitivity]\nratios = [0.5, 1.0]"),
+        "TMP/asrcompress.toml: sensitivity.ratios: got 1.0, expected at most 0.95",
     ),
     (
         "two things at once",

@@ -22,7 +22,7 @@ else:
 
 SUPPORTED = ("3.10", "3.11")
 # What `make lock` resolves. Paddle for CUDA replaces Paddle for the CPU, so it cannot be in there.
-LOCKED_EXTRAS = ("compress", "evaluate", "dev", "sherpa", "sign")
+LOCKED_EXTRAS = ("compress", "evaluate", "dev", "search", "sherpa", "sign")
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,17 @@ HEAVY += ("scipy", "librosa", "soundfile", "h5py", "yaml", "torch", "pandas")
 
 
 def loaded_by(module: str) -> set[str]:
-    """First-level names in ``sys.modules`` of a new process that imports `module`."""
+    """First-level names of `modules_after`."""
+    return {name.partition(".")[0] for name in modules_after(module)}
+
+
+def modules_after(module: str) -> set[str]:
+    """All names in ``sys.modules`` of a new process that imports `module`."""
     code = f"import json, sys, {module}; print(json.dumps(list(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd="/", capture_output=True, text=True, check=True
     )
-    return {name.partition(".")[0] for name in json.loads(done.stdout)}
+    return set(json.loads(done.stdout))
 
 
 @pytest.mark.parametrize(
@@ -33,3 +38,22 @@ def test_the_runtime_imports_nothing_heavy(module: str) -> None:
 
 def test_the_package_itself_imports_no_third_party() -> None:
     assert loaded_by("asrcompress") & {*HEAVY, "numpy", "onnxruntime"} == set()
+
+
+# Parts of asrcompress that few programs need: most transcribe, greedily, whole recordings.
+RARE = ("recipe", "settings", "search_settings", "manifests", "run")
+RARE += ("runtime.language_model", "runtime.hotwords", "runtime.onnx_decoder", "runtime.lite")
+RARE += ("runtime.chunk_model", "runtime.streaming", "runtime.alignment", "runtime.timestamps")
+# Of the standard library: 5 to 50 ms each, and nothing that is done at the start needs them.
+SLOW = ("importlib.metadata", "zipfile", "email", "urllib.request", "tomllib", "subprocess")
+
+
+def test_the_runtime_starts_with_what_it_needs() -> None:
+    loaded = modules_after("asrcompress.runtime")
+    assert loaded & {f"asrcompress.{name}" for name in RARE} == set()
+    assert loaded & set(SLOW) == set()
+
+
+def test_what_is_imported_late_is_there() -> None:
+    loaded = modules_after("asrcompress.runtime; asrcompress.runtime.LanguageModel")
+    assert "asrcompress.runtime.language_model" in loaded

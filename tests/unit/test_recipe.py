@@ -90,8 +90,10 @@ def test_every_setting_is_documented_and_its_default_allowed() -> None:
     for (table, name), field in SETTINGS.items():
         meta = field.metadata
         assert meta["help"], name
-        value = field.default
-        if value is not None and not isinstance(value, bool):
+        values = field.default if isinstance(field.default, tuple) else (field.default,)
+        for value in values:
+            if value is None or isinstance(value, bool):
+                continue
             assert meta["low"] is None or value >= meta["low"], (table, name)
             assert meta["high"] is None or value <= meta["high"], (table, name)
             assert not meta["one_of"] or value in meta["one_of"], (table, name)
@@ -102,17 +104,20 @@ def test_the_bounds_of_every_setting(table: str, name: str) -> None:
     """On the bound is allowed, past it and NaN are not."""
     field = SETTINGS[table, name]
     meta = field.metadata
-    one = 1 if isinstance(field.default, int) else 1e-9
+    is_list = isinstance(field.default, tuple)
+    default = field.default[0] if is_list and field.default else field.default
+    one = 1 if isinstance(default, int) else 1e-9
     for bound, past in ((meta["low"], -one), (meta["high"], one)):
         if bound is None:
             continue
-        value = type(field.default)(bound)
-        override(Recipe(), {(table, name): value})
+        value = type(default)(bound)
+        override(Recipe(), {(table, name): (value,) if is_list else value})
         with pytest.raises(BadRecipe, match=f"{table}.{name}: got "):
-            override(Recipe(), {(table, name): value + past})
-    if isinstance(field.default, float):
+            override(Recipe(), {(table, name): (value + past,) if is_list else value + past})
+    if isinstance(default, float):
         with pytest.raises(BadRecipe, match=f"{table}.{name}: got nan"):
-            override(Recipe(), {(table, name): float("nan")})
+            nan = float("nan")
+            override(Recipe(), {(table, name): (nan,) if is_list else nan})
 
 
 @pytest.mark.parametrize("command", ["qat", "ptq", "export"])

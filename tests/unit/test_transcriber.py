@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from asrcompress import process_memory
+from asrcompress.bundles import bundle as bundle_module
 from asrcompress.bundles.bundle import Bundle, BundleManifest, TensorSpec
 from asrcompress.checkpoints.attention_decoder import EncodedUtterance
 from asrcompress.errors import BadAudio, BadBundle, BadRecipe
@@ -248,3 +250,24 @@ def test_the_bundle_may_move(make_bundle: MakeBundle, tmp_path: Path, speech: Sp
     expected = Transcriber(bundle.path).transcribe(speech())
     shutil.move(bundle.path, tmp_path / "moved")
     assert Transcriber(tmp_path / "moved").transcribe(speech()) == expected
+
+
+def test_loading_hashes_each_file_once_and_gives_memory_back(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_bundle().path
+    hashed: list[str] = []
+    returned: list[str] = []
+    plain = bundle_module.sha256_file
+
+    def sha256_file(file: Path) -> str:
+        hashed.append(file.name)
+        return plain(file)
+
+    monkeypatch.setattr(bundle_module, "sha256_file", sha256_file)
+    monkeypatch.setattr(process_memory, "give_back", lambda: returned.append("memory"))
+    made = Transcriber(path)
+    assert sorted(hashed) == sorted(made.bundle.manifest.files)
+    assert returned == ["memory"]
+    made.transcribe(np.zeros(16000, np.float32))
+    assert (len(hashed), len(returned)) == (len(made.bundle.manifest.files), 1)

@@ -1,7 +1,7 @@
 """Size and kernels of a network for Paddle Lite on ARM, FP32 against INT8; nothing is executed.
 
     python examples/random_experiment.py aishell-shape --decoder-blocks 1
-    python bench/lite.py aishell-shape --seconds 2
+    python -m bench.arm_size aishell-shape --seconds 2
 
 Ranges are the weights' largest values and 4 for every edge: sizes and kernels depend on which
 layers have one, not on its value.
@@ -70,7 +70,7 @@ def measure(path: Path, seconds: float) -> dict[str, Optimized]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="bench.arm_size", description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--seconds", type=float, default=2.0)
     arguments = parser.parse_args()
