@@ -6,7 +6,8 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from asrcompress.bundles.bundle import read_bundle
@@ -39,49 +40,49 @@ def main() -> None:
         raise SystemExit(2) from None
     began, busy = time.monotonic(), os.getloadavg()[0]
     try:
-        report = _measured(arguments, effort, contenders, busy)
+        for report in _measured(arguments, effort, contenders, busy):
+            page, data = write_report(report, arguments.output)  # what is done is not lost
     except AsrCompressError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(3) from None
-    page, data = write_report(report, arguments.output)
     print(page.read_text(encoding="utf-8"))
     _say(f"{(time.monotonic() - began) / 60:.1f} minutes; {page}, {data}")
 
 
 def _measured(
     arguments: argparse.Namespace, effort: Effort, contenders: Sequence[Contender], busy: float
-) -> Report:
+) -> Iterator[Report]:
+    """The report as far as it is known, after each subject and after the stream."""
     settings = Settings(
         work=arguments.work, lengths_s=effort.lengths_s, python38=arguments.python38
     )
-    results = [
-        measure(subject, contenders, effort, settings, _say) for subject in _subjects(arguments)
-    ]
     _say("roofline")
     peaks = measure_peaks(arguments.work / "roofline", arguments.work, effort.threads)
-    stream = _stream(arguments) if arguments.stream_minutes else None
-    return Report(
-        machine=machine(),
-        busy=busy,
-        results=tuple(results),
-        peaks=tuple(peaks),
-        stream=stream,
-        goals=tuple(goals_of(results, runtime_import_s(), stream)),
-    )
+    report = Report(machine=machine(), busy=busy, peaks=tuple(peaks))
+    import_s = runtime_import_s()
+    for subject in _subjects(arguments):
+        result = measure(subject, contenders, effort, settings, _say)
+        results = (*report.results, result)
+        goals = tuple(goals_of(results, import_s, None))
+        report = replace(report, results=results, goals=goals)
+        yield report
+    if arguments.stream_minutes:
+        stream = _stream(arguments)
+        goals = tuple(goals_of(report.results, import_s, stream))
+        yield replace(report, stream=stream, goals=goals)
 
 
-def _subjects(arguments: argparse.Namespace) -> list[Subject]:
-    console, found = Console(quiet=True), []
+def _subjects(arguments: argparse.Namespace) -> Iterator[Subject]:
+    console = Console(quiet=True)
     for path in arguments.run:
         name = path.resolve().name
-        found.append(subject_of_run(path, arguments.work, name=name, trained=True, console=console))
+        yield subject_of_run(path, arguments.work, name=name, trained=True, console=console)
     for name in arguments.shape or ([] if arguments.run else DEFAULT):
         _say(f"{name}: compressing")
         run = compress_shape(
             SHAPES[name], arguments.work, fresh=arguments.fresh, reuse=arguments.reuse
         )
-        found.append(subject_of_run(run, arguments.work, name=name, trained=False, console=console))
-    return found
+        yield subject_of_run(run, arguments.work, name=name, trained=False, console=console)
 
 
 def _stream(arguments: argparse.Namespace) -> StreamResult:

@@ -30,10 +30,10 @@ class Report:
 
     machine: dict[str, str]
     busy: float
-    results: tuple[Result, ...]
     peaks: tuple[Peak, ...]
-    stream: StreamResult | None
-    goals: tuple[Goal, ...]
+    results: tuple[Result, ...] = ()
+    stream: StreamResult | None = None
+    goals: tuple[Goal, ...] = ()
 
 
 def write_report(report: Report, folder: Path) -> tuple[Path, Path]:

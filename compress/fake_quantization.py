@@ -52,7 +52,7 @@ def round_weight(weight: Any, scale: Any) -> Any:
     return _RoundWeight.apply(weight, wide)
 
 
-class _FakeQuantizeOnCpu(PyLayer):  # type: ignore[misc]
+class _FakeQuantizeOnCpu(PyLayer):
     @staticmethod
     def forward(ctx: Any, x: Any, scale: Any, low: Any, high: Any) -> Any:
         ctx.grid = float(scale), float(low), float(high)
@@ -68,7 +68,7 @@ class _FakeQuantizeOnCpu(PyLayer):  # type: ignore[misc]
         return of_x if ctx.wanted else None, paddle.to_tensor([of_scale]) if ctx.learned else None
 
 
-class _FakeQuantize(PyLayer):  # type: ignore[misc]
+class _FakeQuantize(PyLayer):
     @staticmethod
     def forward(ctx: Any, x: Any, scale: Any, low: Any, high: Any) -> Any:
         wide = scale.expand(x.shape)
@@ -94,7 +94,7 @@ class _FakeQuantize(PyLayer):  # type: ignore[misc]
         return of_x, paddle.matmul(gradient.reshape([1, -1]), error.reshape([-1, 1])).reshape([1])
 
 
-class _RoundWeight(PyLayer):  # type: ignore[misc]
+class _RoundWeight(PyLayer):
     @staticmethod
     def forward(ctx: Any, weight: Any, wide: Any) -> Any:
         return (weight / wide).round_().multiply_(wide)

@@ -78,7 +78,7 @@ def _single(value: Any) -> int:
     return int(value if isinstance(value, int) else value[0])
 
 
-class _LayerNorm(PyLayer):  # type: ignore[misc]
+class _LayerNorm(PyLayer):
     """Paddle's forward; the gradient as sums over rows and columns by matrix products."""
 
     @staticmethod
@@ -126,7 +126,7 @@ class DropoutSource:
         return paddle.to_tensor(np.multiply(kept, 65536 / (65536 - lost), dtype=np.float32))
 
 
-class _QuickDropout(nn.Dropout):  # type: ignore[misc]
+class _QuickDropout(nn.Dropout):
     source: DropoutSource
 
     def forward(self, x: Any) -> Any:
@@ -136,7 +136,7 @@ class _QuickDropout(nn.Dropout):  # type: ignore[misc]
         return x * self.source.mask(x.shape, self.p)
 
 
-class _QuickLayerNorm(align.LayerNorm):  # type: ignore[misc]
+class _QuickLayerNorm(align.LayerNorm):
     def forward(self, x: Any) -> Any:
         if not _quick(x) or list(self._normalized_shape) != [x.shape[-1]]:
             return super().forward(x)
@@ -146,12 +146,12 @@ class _QuickLayerNorm(align.LayerNorm):  # type: ignore[misc]
         return _LayerNorm.apply(x, self.weight, self.bias, self._epsilon)
 
 
-class _QuickConv1D(align.Conv1D):  # type: ignore[misc]
+class _QuickConv1D(align.Conv1D):
     def forward(self, x: Any) -> Any:
         return super().forward(x) if self._padding_mode != "zeros" else _convolve(F.conv1d, self, x)
 
 
-class _QuickConv2D(align.Conv2D):  # type: ignore[misc]
+class _QuickConv2D(align.Conv2D):
     def forward(self, x: Any) -> Any:
         return super().forward(x) if self._padding_mode != "zeros" else _convolve(F.conv2d, self, x)
 

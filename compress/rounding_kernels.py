@@ -50,7 +50,7 @@ def gradients(x: Any, gradient: Any, scale: float, low: float, high: float) -> t
 def _memory(tensor: Any) -> np.ndarray:
     """The tensor's own memory as a flat array; the tensor has to outlive it."""
     values = (ctypes.c_float * int(tensor.size)).from_address(tensor.data_ptr())
-    return np.frombuffer(values, np.float32)
+    return np.ctypeslib.as_array(values)
 
 
 @_compiled  # type: ignore[untyped-decorator, unused-ignore]

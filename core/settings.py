@@ -211,7 +211,7 @@ class Probes:
         flag="sensitivity-utterances",
     )
     ratios: tuple[float, ...] = setting(
-        (0.25, 0.5, 0.75),
+        (0.25, 0.5, 0.75, 0.9),
         "shares of heads, units and channels that pruning is tried with",
         low=0.01,
         high=0.95,
