@@ -124,9 +124,10 @@ def ask(process: Any, question: Any) -> dict[str, Any]:
 
 def measure(options: argparse.Namespace) -> list[Measured]:
     """All contenders, in turn; the first block warms up and counts for the losses only."""
-    results = [Measured(name=item.name) for item in CONTENDERS]
+    wanted = [item for item in CONTENDERS if item.name in (options.only or [item.name])]
+    results = [Measured(name=item.name) for item in wanted]
     with ExitStack() as stack:
-        workers = [stack.enter_context(started(item, options)) for item in CONTENDERS]
+        workers = [stack.enter_context(started(item, options)) for item in wanted]
         for block in range(options.blocks + 1):
             for worker, result in zip(workers, results, strict=True):
                 answer = ask(worker, options.steps)
@@ -188,6 +189,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="of a block")
     parser.add_argument("--blocks", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="of ours; Paddle by itself takes 1")
+    names = [item.name for item in CONTENDERS]
+    parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help="of these rows")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

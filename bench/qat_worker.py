@@ -7,6 +7,7 @@ as each further line asks for.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -158,8 +159,8 @@ def make(job: dict[str, Any]) -> Ours | Straight:
 
 def main() -> None:
     """Serve stdin."""
-    answers = sys.stdout
-    sys.stdout = sys.stderr  # libraries talk
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # libraries talk
     steps = make(json.loads(sys.stdin.readline())).steps()
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in sys.stdin:
