@@ -19,6 +19,7 @@ from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, Te
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from asrcompress.errors import ExportFailed
+from asrcompress.export.ahead import optimize_ahead
 from asrcompress.export.integer_operators import fuse_integer_operators
 from asrcompress.export.recurrent_int8 import quantize_recurrent
 from asrcompress.export.swish_int8 import quantize_swishes
@@ -83,6 +84,7 @@ def quantize_graph(
     quantize_recurrent(quantized, ranges)
     if operators == "onnxruntime":
         fuse_integer_operators(quantized)
+        quantized = optimize_ahead(quantized)
     quantized.producer_name = "asrcompress"
     onnx.checker.check_model(quantized, full_check=True)
     return quantized

@@ -8,10 +8,11 @@ call; done here, the results are the same numbers:
 * **Bias and factor behind any other product.** They stay passes of their own over a float tensor,
   although ``MatMulIntegerToFloat`` adds a bias while it writes its output, and a constant factor
   (1/sqrt(d) of attention, 1/2 of a macaron layer) is only another scale.
-* **The zero point of symmetric weights.** It is all zeros, but where it is given, the kernel sums
-  every row of the activations to correct for it.
 * **Codes that become floats only to be moved about.** They can be moved as codes.
 * **A first convolution with one input channel**: `asrcompress.export.four_channels`.
+
+Zero points of symmetric weights stay where they are, zeros as they may be: only with them can ONNX
+Runtime keep sums from saturating on x86 without VNNI (``session.x64quantprecision``).
 
 The operators are in ONNX Runtime's domain ``com.microsoft``, in every build of it; other runtimes
 need the QDQ form, which is what `asrcompress.export.int8.quantize_graph` gives without this.
@@ -137,7 +138,7 @@ def _fuse_to_float(graph: Rewriting, product: _Product) -> None:
             scale,
             right.input[1],
             left.input[2],
-            right.input[2] if product.codes is None else "",  # int8 codes are symmetric
+            right.input[2],
             *([bias] if bias is not None else []),
         ],
         [product.output],
@@ -176,7 +177,7 @@ def _fuse_to_codes(
     codes, before = _codes_of(graph, left)
     kernel_axes = graph.add("kernel_axes", np.array([2, 3], np.int64))
     inputs = [
-        f"{name}_image",
+        f"{name}_channels_first",
         *left.input[1:],
         f"{name}_kernel",
         *right.input[1:],
@@ -188,8 +189,6 @@ def _fuse_to_codes(
         inputs,
         [f"{name}_pixels"],
         name=product.nodes[0].name,
-        domain=DOMAIN,
-        channels_last=1,
         kernel_shape=[1, 1],
     )
     graph.replace(
@@ -199,8 +198,14 @@ def _fuse_to_codes(
         helper.make_node("Transpose", [right.input[0]], [f"{name}_rows"], perm=[1, 0]),
         helper.make_node("Unsqueeze", [f"{name}_rows", kernel_axes], [f"{name}_kernel"]),
         helper.make_node("Unsqueeze", [codes, axis], [f"{name}_image"]),
+        # ONNX Runtime has an operator with channels last, and takes it by itself; but it does not
+        # know that one where it keeps int8 sums from saturating on CPUs without VNNI.
+        helper.make_node(
+            "Transpose", [f"{name}_image"], [f"{name}_channels_first"], perm=[0, 3, 1, 2]
+        ),
         convolution,
-        helper.make_node("Squeeze", [f"{name}_pixels", axis], [f"{name}_codes"]),
+        helper.make_node("Transpose", [f"{name}_pixels"], [f"{name}_lines"], perm=[0, 2, 3, 1]),
+        helper.make_node("Squeeze", [f"{name}_lines", axis], [f"{name}_codes"]),
     )
     _move(graph, f"{name}_codes", moves, quantize)
 

@@ -53,7 +53,9 @@ class KaldiFbank:
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         """Natural logarithms, float32 (n_frames, n_mels), of scaled float32 samples."""
         extractor = kaldi_native_fbank.OnlineFbank(self._options)
-        extractor.accept_waveform(self._spec.sample_rate_hz, samples)
+        # A list: the binding asks an array for its samples one by one, which takes longer than a
+        # third of the features themselves.
+        extractor.accept_waveform(self._spec.sample_rate_hz, samples.tolist())
         extractor.input_finished()
         energies = np.empty((extractor.num_frames_ready, self._spec.n_mels), np.float32)
         for index, row in enumerate(energies):

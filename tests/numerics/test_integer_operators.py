@@ -12,6 +12,8 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from asrcompress.errors import ExportFailed
+from asrcompress.export.ahead import optimize_ahead
 from asrcompress.export.integer_operators import DOMAIN, fuse_integer_operators
 
 RNG = np.random.default_rng(0)
@@ -262,3 +264,42 @@ def test_what_a_scan_reads_is_kept() -> None:
     fuse_integer_operators(made)
     assert [item.name for item in made.graph.initializer] == ["outside"]
     assert {item.domain for item in made.opset_import} == {"", DOMAIN}
+
+
+def long_way() -> Any:
+    """A product with its bias, through nodes that change nothing."""
+    return product(
+        helper.make_node("Add", ["product", "bias"], ["sum"]),
+        helper.make_node("Identity", ["sum"], ["same"]),
+        helper.make_node("Transpose", ["same"], ["turned"], perm=[0, 2, 1]),
+        helper.make_node("Transpose", ["turned"], ["y"], perm=[0, 2, 1]),
+        extra=(tensor("bias", RNG.standard_normal(6).astype(np.float32)),),
+    )
+
+
+def test_what_loading_would_do_is_done_ahead() -> None:
+    made = long_way()
+    made.graph.name, made.ir_version = "named", 8
+    made.metadata_props.add(key="made by", value="hand")
+    fuse_integer_operators(made)
+    before = made.SerializeToString()
+    x = RNG.standard_normal((1, 5, 8)).astype(np.float32)
+    found = optimize_ahead(made)
+    onnx.checker.check_model(found)
+    assert made.SerializeToString() == before, "the argument stays as it is"
+    assert len(found.graph.node) < len(made.graph.node)
+    assert "Identity" not in kinds(found)
+    assert np.array_equal(run(found, x), run(made, x))
+    assert found.graph.name == "named" and found.ir_version == 8
+    assert [(item.key, item.value) for item in found.metadata_props] == [("made by", "hand")]
+    assert {item.domain for item in found.opset_import} == {"", DOMAIN}
+    weights = {item.name: item for item in found.graph.initializer}
+    stored = {item.name: item for item in made.graph.initializer}
+    assert weights["w"].raw_data == stored["w"].raw_data
+    assert list(weights["w"].dims) == [8, 6]
+
+
+def test_a_graph_that_does_not_load_is_not_written_ahead() -> None:
+    made = product(helper.make_node("Add", ["product", "nowhere"], ["y"]))
+    with pytest.raises(ExportFailed, match="ONNX Runtime refuses the graph"):
+        optimize_ahead(made)
