@@ -1,32 +1,44 @@
-"""Mixed precision: which layers stay in float so that the gate passes, and how that was found."""
+"""Mixed precision: which layers stay in float so that the gate passes, and how that was found.
+
+How many was chosen on development speech; the gate's manifest appears in `GateLook` only. What
+chose on a set cannot be judged on it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from asrcompress.errors import BadRecipe
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MixedStep:
-    """One artifact that was made, measured and judged.
+    """One artifact that was made, measured and heard on the search set.
 
     Attributes:
         kept_float: how many layers it leaves in float, the most sensitive ones.
         run: name of its run directory.
-        passed: its CER gates; the integer share is judged at the end.
+        utterances: it was heard on; fewer than the search set has where it was hopeless.
+        passed: the gate's rule on the search set; the integer share is judged by itself.
+        reason: that the rule gives, for a person.
+        before_cer, after_cer: of the checkpoint and of the artifact on these utterances, in the
+            form of use that is worse off: whole utterances or chunks.
         upper_bound: of the CER increase, as the gate takes it; None where there is no bound.
+        integer_share: of the multiply-accumulates, in the graph that has least.
         float_macs: multiply-accumulates of the measured utterance in float kernels.
         float_bytes: float32 numbers in the graph.
         model_bytes: the whole artifact.
+        seconds: that it took to make and hear; less where it was found made.
     """
 
     kept_float: int
     run: str
+    utterances: int
     passed: bool
+    reason: str
     before_cer: float
     after_cer: float
     upper_bound: float | None
@@ -34,6 +46,25 @@ class MixedStep:
     float_macs: int
     float_bytes: int
     model_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateLook:
+    """What the gate said of an artifact, on the gate's manifest and with every check of ``ptq``.
+
+    Attributes:
+        reason: for a person.
+        before_cer, after_cer, upper_bound: as in `MixedStep`, on the gate's manifest.
+    """
+
+    kept_float: int
+    run: str
+    passed: bool
+    reason: str
+    before_cer: float
+    after_cer: float
+    upper_bound: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,25 +73,38 @@ class MixedPrecision:
 
     Attributes:
         order: layers that may stay in float, the most sensitive first.
-        steps: as they were made.
-        chosen: least number of layers in float with which the CER gates pass; None where none does,
-            or the search is not finished.
+        utterances: of the search set.
+        steps: on the search set, as they were made.
+        looks: at the gate's manifest, in the order in which the gate was asked.
+        chosen: number of layers in float with which the gate passed; None where it refused, or was
+            not asked, or the search is not finished.
     """
 
     order: tuple[str, ...]
+    utterances: int
     steps: tuple[MixedStep, ...]
+    looks: tuple[GateLook, ...] = ()
     chosen: int | None = None
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        if self.chosen is not None and self.best is None:
-            raise BadRecipe(f"chosen: got {self.chosen}, expected a step that passed")
+        if self.schema_version != SCHEMA_VERSION:
+            raise BadRecipe(f"schema_version: got {self.schema_version}, expected {SCHEMA_VERSION}")
+        if self.chosen is not None and (self.best is None or self.look is None):
+            raise BadRecipe(f"chosen: got {self.chosen}, expected a step that passed, and its gate")
 
     @property
     def best(self) -> MixedStep | None:
         """The step that was chosen."""
         return next(
             (item for item in self.steps if item.passed and item.kept_float == self.chosen), None
+        )
+
+    @property
+    def look(self) -> GateLook | None:
+        """What the gate said of it."""
+        return next(
+            (item for item in self.looks if item.passed and item.kept_float == self.chosen), None
         )
 
     @property
@@ -95,3 +139,17 @@ def fewest(
         else:
             failed = middle
     return count
+
+
+def growing(count: int, most: int) -> Iterator[int]:
+    """What the gate is asked about in turn: `count`, then 1, 2, 4, ... more than the last.
+
+    Args:
+        most: where it ends, with this count itself.
+    """
+    yield count
+    more = 1
+    while count < most:
+        count = min(most, count + more)
+        more *= 2
+        yield count

@@ -36,6 +36,12 @@ and every ``search`` one:
         search.json          every candidate, the Pareto front, the one chosen and why
         search.html          the same for people
 
+and every ``mixed`` one:
+
+        before.json          CER of the checkpoint on the search set
+        sensitivity.json     which orders the layers
+        mixed.json           what was heard with how many layers in float, and what the gate said
+
 The name is a digest of recipe and checkpoint: the same command finds the same directory and goes
 on where it was interrupted. Every file is written under a temporary name and renamed.
 """
@@ -279,8 +285,8 @@ def digest_of(kind: str, recipe: Recipe, checkpoint: Checkpoint) -> str:
 
     Manifests count with what is in them: an edited one must not find the stages of the old one.
     """
-    # These tables are about runs of their own kind only.
-    others = {"runs", "sensitivity", "search"} - {kind}
+    # These tables are about runs of their own kind only; `mixed` chooses by the search set, too.
+    others = {"runs", "sensitivity", "search"} - {"search" if kind == "mixed" else kind}
     tables = {name: table for name, table in recipe.to_dict().items() if name not in others}
     data = (
         recipe.data.train,

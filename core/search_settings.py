@@ -20,7 +20,10 @@ GOALS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """What ``asrcompress search`` tries, and the budgets that it is to meet within [gate]."""
+    """What ``asrcompress search`` tries, and the budgets that it is to meet within [gate].
+
+    ``asrcompress mixed`` takes `utterances`, `seed` and `gate_tries` from here.
+    """
 
     trials: int = setting(20, "candidates to try, those of all processes together", low=1)
     timeout_s: float = setting(
@@ -39,7 +42,10 @@ class Search:
         "speed", "what decides among candidates that keep every limit", one_of=PREFERENCES
     )
     utterances: int = setting(
-        0, "measure on N utterances of data.dev; 0: all", low=0, flag="search-utterances"
+        0,
+        "choose by N utterances of data.dev, here and in mixed; 0: all",
+        low=0,
+        flag="search-utterances",
     )
     observers: tuple[str, ...] = setting(
         OBSERVERS, "calibrations to try", one_of=OBSERVERS, flag="search-observer"
@@ -59,7 +65,7 @@ class Search:
         flag="search-sensitivity",
     )
     gate_tries: int = setting(
-        3, "candidates that the gate is asked about, the best one first", low=1
+        3, "candidates that the gate is asked about, the best one first; mixed: sets", low=1
     )
     seed: int = setting(
         0, "seed of what is tried, and of the order of utterances", low=0, high=2**31 - 1,

@@ -31,7 +31,11 @@ _ON_THE_WAY = {"Transpose", "Reshape", "Add", "Concat", "Mul", "Slice"}
 
 
 def quantize_graph(
-    model: onnx.ModelProto, ranges: Ranges, *, operators: str = "onnxruntime"
+    model: onnx.ModelProto,
+    ranges: Ranges,
+    *,
+    operators: str = "onnxruntime",
+    whole: bool = True,
 ) -> onnx.ModelProto:
     """INT8 form of `model` with exactly the scales in `ranges`.
 
@@ -40,6 +44,8 @@ def quantize_graph(
         ranges: of the same network.
         operators: ``qdq`` for standard ONNX operators only, as far as there are any (a recurrent
             layer has none); ``onnxruntime`` for its own, which compute the same faster.
+        whole: the graph stays in one piece. Else ONNX Runtime's simplifications are left for when
+            it is loaded, since they join what is to be cut.
     Returns:
         model with int8 weights, uint8 activations and int32 convolution biases.
     Raises:
@@ -84,7 +90,7 @@ def quantize_graph(
     quantize_recurrent(quantized, ranges)
     if operators == "onnxruntime":
         fuse_integer_operators(quantized)
-        quantized = optimize_ahead(quantized)
+        quantized = optimize_ahead(quantized) if whole else quantized
     quantized.producer_name = "asrcompress"
     onnx.checker.check_model(quantized, full_check=True)
     return quantized

@@ -64,10 +64,11 @@ def mixed(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Quantize without training, with as few layers in float as the gate asks for.
+    """Quantize without training, with as few layers in float as the CER asks for.
 
-    The most sensitive layers stay in float, and bisection finds how many. Every step exports an
-    artifact and judges it.
+    The most sensitive layers stay in float, and bisection on data.dev finds how many: every step
+    exports an artifact and hears it. The gate judges what was chosen, and if it refuses, a few
+    larger sets (--gate-tries).
     """
     from asrcompress.cli import render, render_analysis
     from asrcompress.files import refuse_overwrite

@@ -10,7 +10,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from asrcompress import mixed_text
+
 if TYPE_CHECKING:
+    from asrcompress.mixed_precision import MixedPrecision
     from asrcompress.pipeline.mixed import MixedOutcome
     from asrcompress.pipeline.sensitivity import SensitivityOutcome
     from asrcompress.sensitivity import ProbeResult, Sensitivity
@@ -59,23 +62,8 @@ def _groups(found: Sensitivity) -> Table:
 
 
 def mixed(outcome: MixedOutcome) -> RenderableType:
-    """The verdict, every step, and the layers that stay in float."""
+    """The verdict, every step, what the gate said, and the layers that stay in float."""
     found, best = outcome.found, outcome.found.best
-    table = _table(
-        "in float", "CER", "at most", "gate", "integers", "float MMACs", "float MB", "MB"
-    )
-    for step in found.steps:
-        bound = "-" if step.upper_bound is None else f"{100 * step.upper_bound:+.2f}"
-        table.add_row(
-            f"{step.kept_float} layers",
-            f"{step.after_cer:.2%}",
-            bound,
-            "passed" if step.passed else "failed",
-            f"{step.integer_share:.1%}",
-            f"{step.float_macs / 1e6:.1f}",
-            f"{step.float_bytes / 1e6:.2f}",
-            f"{step.model_bytes / 1e6:.2f}",
-        )
     if outcome.failure is None and best is not None:
         head = Text(f"PASSED with {best.kept_float} layers in float", style="bold green")
     else:
@@ -85,10 +73,51 @@ def mixed(outcome: MixedOutcome) -> RenderableType:
     shown = [f"{name}: {path}" for name, path in paths if path is not None]
     return Group(
         head,
-        table,
+        Text(f"\nchosen by {found.utterances} utterances of data.dev:"),
+        _steps(found),
+        *_looks(found),
         *names,
         *(Text(line, no_wrap=True, overflow="ignore") for line in shown),
     )
+
+
+def _steps(found: MixedPrecision) -> Table:
+    """Every step; one that was not heard to its end says so."""
+    table = _table(
+        "in float", "CER", "at most", "data.dev", "integers", "float MMACs", "float MB", "MB"
+    )
+    for step in found.steps:
+        hopeless = step.utterances < found.utterances
+        table.add_row(
+            f"{step.kept_float} layers",
+            f"{step.after_cer:.2%}",
+            _bound(step.upper_bound),
+            "passed" if step.passed else "hopeless" if hopeless else "failed",
+            f"{step.integer_share:.1%}",
+            f"{step.float_macs / 1e6:.1f}",
+            f"{step.float_bytes / 1e6:.2f}",
+            f"{step.model_bytes / 1e6:.2f}",
+        )
+    return table
+
+
+def _looks(found: MixedPrecision) -> list[RenderableType]:
+    """What the gate said, where it was asked."""
+    if not found.looks:
+        return [Text("the gate was not asked")]
+    table = _table("in float", "CER", "at most", "gate")
+    for look in found.looks:
+        table.add_row(
+            f"{look.kept_float} layers",
+            f"{look.after_cer:.2%}",
+            _bound(look.upper_bound),
+            "passed" if look.passed else "refused",
+        )
+    return [Text(f"judged by the gate's manifest, asked {mixed_text.asked(found)}:"), table]
+
+
+def _bound(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:+.2f}"
 
 
 def _kl(value: float) -> str:

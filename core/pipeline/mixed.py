@@ -1,7 +1,13 @@
 """``asrcompress mixed``: the fewest layers in float with which the artifact passes its gates.
 
-Layers are taken in the order of their sensitivity. Each step is a whole ``ptq`` run: calibrated,
-exported, measured and judged; what was made once is found again.
+    before.json       what the checkpoint made of the search set
+    sensitivity.json  which orders the layers
+    mixed.json        every step, every look at the gate, and what was chosen
+
+Layers are taken in the order of their sensitivity. How many is found on ``data.dev``: each step is
+the artifact of a ``ptq`` run, calibrated, exported and heard without any of the gate's speech. Only
+what was chosen is judged on the gate's manifest, in full, and is then a run like any other. Where
+the gate refuses it, larger sets are asked about.
 """
 
 from __future__ import annotations
@@ -13,18 +19,22 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from asrcompress import strict_json
+from asrcompress import mixed_text, strict_json
 from asrcompress.accuracy.verdict import GateVerdict
 from asrcompress.checkpoints.checkpoint import Checkpoint
+from asrcompress.checkpoints.streaming import check_streamable
 from asrcompress.console import Console
-from asrcompress.errors import AsrCompressError, BadRecipe, CerGateFailed, IntegerGateFailed
+from asrcompress.errors import AsrCompressError, BadRecipe, BadRun
 from asrcompress.files import write_atomically
-from asrcompress.mixed_precision import MixedPrecision, MixedStep, fewest
+from asrcompress.mixed_precision import GateLook, MixedPrecision, MixedStep, fewest, growing
+from asrcompress.pipeline.audition import Audition, check_dev, open_audition
+from asrcompress.pipeline.decoder import check_decodable
 from asrcompress.pipeline.quantize import Outcome, compress
 from asrcompress.pipeline.sensitivity import RESULT, measure_sensitivity
 from asrcompress.recipe import Recipe
 from asrcompress.report.page import write_report
-from asrcompress.run import FAILED, PASSED, Run, open_run
+from asrcompress.run import MEASURED, Run, open_run
+from asrcompress.search_settings import Search
 from asrcompress.sensitivity import QUANTIZE, Sensitivity, check_subject, read_sensitivity
 
 RECORD = "mixed.json"
@@ -36,8 +46,8 @@ class MixedOutcome:
 
     Attributes:
         run: of the search itself; each step has its own.
-        chosen: the ``ptq`` run of the fewest layers; None where no step passed.
-        failure: None exactly where `chosen` passed everything.
+        chosen: the ``ptq`` run that passed the gate; None where none did.
+        failure: None exactly where there is a `chosen` one.
     """
 
     run: Run
@@ -47,7 +57,7 @@ class MixedOutcome:
     report: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data: what stays in float, what that costs, and every step."""
+        """Plain data: what stays in float, what that costs, every step and every look."""
         best = self.found.best
         return {
             "run": str(self.run.path),
@@ -58,20 +68,22 @@ class MixedOutcome:
             "skip": None if best is None else list(self.found.kept),
             "best": None if best is None else strict_json.to_json(best),
             "steps": strict_json.to_json(self.found.steps),
+            "looks": strict_json.to_json(self.found.looks),
         }
 
 
 def find_mixed_precision(
     recipe: Recipe, checkpoint: Checkpoint, console: Console, *, sensitivity: Path | None = None
 ) -> MixedOutcome:
-    """Search; goes on where an interrupted search was.
+    """Search on data.dev, then ask the gate; goes on where an interrupted search was.
 
     Args:
         sensitivity: a sensitivity.json of this checkpoint; None measures what is missing first.
     Returns:
         outcome; a failed gate is in it, not raised, so that the steps can be shown first.
     Raises:
-        BadRecipe: the recipe prunes, too.
+        BadRecipe: the recipe prunes, too; no development manifest, or one that is too small.
+        DataLeak: it shares speech with the gate's.
         BadSensitivity: `sensitivity` is of another checkpoint.
         AsrCompressError: anything that stops a step before its verdict.
     """
@@ -82,18 +94,35 @@ def find_mixed_precision(
             "prune: got something to remove, expected nothing: each step would prune anew",
             hint="asrcompress prune first, then mixed with the checkpoint that it leaves",
         )
+    check_dev(recipe)
+    check_streamable(checkpoint, recipe.streaming)
+    check_decodable(checkpoint, recipe.decoding)
+    if sensitivity is not None:  # refuse the wrong one before anything is heard
+        _measured(sensitivity, checkpoint)
     recipe = replace(recipe, training=replace(recipe.training, epochs=0))
-    if sensitivity is None:
-        source = measure_sensitivity(recipe, checkpoint, console, actions=(QUANTIZE,)).path
-    else:
-        source = sensitivity
-    measured = read_sensitivity(source)
-    check_subject(measured, checkpoint.sha256, item=str(source))
-    run = open_run("mixed", recipe, checkpoint, tools=tool_versions())
+    run = open_run("mixed", _what_counts(recipe), checkpoint, tools=tool_versions())
     with run.lock():
+        console.say(f"run {run.path}")
+        audition = open_audition(run, recipe, checkpoint, console, streams=True)
+        source = sensitivity or (
+            measure_sensitivity(recipe, checkpoint, console, actions=(QUANTIZE,)).path
+        )
+        order = candidates(_measured(source, checkpoint), recipe)
         write_atomically(run.path / RESULT, source.read_bytes())
-        search = _Search(run, recipe, checkpoint, candidates(measured, recipe), console)
-        return _conclude(run, recipe, search, search.run_all(), console)
+        search = _Search(run, recipe, audition, order)
+        return _conclude(search, search.run_all(), console)
+
+
+def _measured(source: Path, checkpoint: Checkpoint) -> Sensitivity:
+    found = read_sensitivity(source)
+    check_subject(found, checkpoint.sha256, item=str(source))
+    return found
+
+
+def _what_counts(recipe: Recipe) -> Recipe:
+    """The recipe with no more of [search] than the steps depend on: how often to ask may change."""
+    kept = Search(utterances=recipe.search.utterances, seed=recipe.search.seed)
+    return replace(recipe, search=kept)
 
 
 def candidates(measured: Sensitivity, recipe: Recipe) -> tuple[str, ...]:
@@ -105,85 +134,157 @@ def candidates(measured: Sensitivity, recipe: Recipe) -> tuple[str, ...]:
 
 
 class _Search:
-    """Steps of a search, each made once."""
+    """Steps on the search set, each made and heard once, and looks at the gate."""
 
-    def __init__(
-        self,
-        run: Run,
-        recipe: Recipe,
-        checkpoint: Checkpoint,
-        order: Sequence[str],
-        console: Console,
-    ) -> None:
-        self._run, self._recipe, self._checkpoint = run, recipe, checkpoint
-        self._order, self._console = tuple(order), console
-        self._steps: dict[int, MixedStep] = {}
+    def __init__(self, run: Run, recipe: Recipe, audition: Audition, order: Sequence[str]) -> None:
+        self.run, self.recipe, self._order = run, recipe, tuple(order)
+        self._audition, self._console = audition, audition.console
+        self._steps = {step.kept_float: step for step in self._recorded()}
+        self._looks: list[GateLook] = []
         self.outcomes: dict[int, Outcome] = {}
 
     def run_all(self) -> MixedPrecision:
-        """The whole search."""
+        """Bisect on the search set, then ask the gate."""
         if not self._order:
             raise BadRecipe("quantization.skip: leaves nothing to choose from, expected less")
-        return self._write(fewest(len(self._order), self._passes, self._too_much_float))
+        for step in self._steps.values():  # found again
+            self._say(step.kept_float, mixed_text.step(step))
+        every = len(self._order)
+        count = fewest(every, self._passes, self.too_much_float)
+        return self._write(None if count is None else self._ask(count, every))
+
+    def _ask(self, count: int, every: int) -> int | None:
+        """The first of growing counts that the gate passes, of those that data.dev lets pass."""
+        for larger in growing(count, every):
+            if len(self._looks) == self.recipe.search.gate_tries:
+                break
+            passes = self._passes(larger)
+            if self.too_much_float(larger):
+                break
+            if passes and self._look(larger).passed:
+                return larger
+        return None
 
     def _passes(self, count: int) -> bool:
         if count not in self._steps:
-            self._console.say(f"{count} of {len(self._order)} layers in float")
+            self._say(count)
             self._steps[count] = self._step(count)
+            self._say(count, mixed_text.step(self._steps[count]))
             self._write(None)
         return self._steps[count].passed
 
-    def _too_much_float(self, count: int) -> bool:
-        return self._steps[count].integer_share < self._recipe.gate.min_integer_share
+    def too_much_float(self, count: int) -> bool:
+        """Whether this step and larger ones leave too little on integers, whatever they hear."""
+        return self._steps[count].integer_share < self.recipe.gate.min_integer_share
 
     def _step(self, count: int) -> MixedStep:
-        quantization = self._recipe.quantization
-        skip = (*quantization.skip, *self._order[:count])
-        recipe = replace(self._recipe, quantization=replace(quantization, skip=skip))
-        self._share_float_results(recipe)
-        outcome = compress("ptq", recipe, self._checkpoint, self._console)
+        run, recipe, start = self._run_of(count), self._recipe_of(count), time.perf_counter()
+        with run.lock():
+            share = self._audition.make(run, recipe)
+            verdicts = self._audition.hear(run, recipe)
+        seconds = time.perf_counter() - start
+        return _step_of(count, run, share, verdicts, seconds)
+
+    def _look(self, count: int) -> GateLook:
+        """The gate's word on a count: the stages that its run has not had, with its speech."""
+        self._say(count, "before the gate")
+        self._share_float_results(self._run_of(count))
+        recipe, checkpoint = self._recipe_of(count), self._audition.checkpoint
+        outcome = compress("ptq", recipe, checkpoint, self._console)
         assert outcome is not None  # one process, which leads
         self.outcomes[count] = outcome
-        return _step_of(count, outcome)
+        self._looks.append(_look_of(count, outcome))
+        self._write(None)
+        return self._looks[-1]
 
-    def _share_float_results(self, recipe: Recipe) -> None:
-        """What the float checkpoint does on the gate's speech is the same in every step."""
-        from asrcompress.export.onnx_bundle import tool_versions
-
+    def _share_float_results(self, run: Run) -> None:
+        """What the float checkpoint does on the gate's speech is the same in every look."""
         if not self.outcomes:
             return
         first = next(iter(self.outcomes.values())).run
-        run = open_run("ptq", recipe, self._checkpoint, tools=tool_versions())
         for path in first.path.glob("before*.json"):
             if not run.has(path.name):
                 write_atomically(run.path / path.name, path.read_bytes())
 
+    def _recipe_of(self, count: int) -> Recipe:
+        """The recipe of a count, as ``ptq`` takes it."""
+        quantization = self.recipe.quantization
+        skip = (*quantization.skip, *self._order[:count])
+        return replace(self.recipe, search=Search(), quantization=replace(quantization, skip=skip))
+
+    def _run_of(self, count: int) -> Run:
+        from asrcompress.export.onnx_bundle import tool_versions
+
+        checkpoint = self._audition.checkpoint
+        return open_run("ptq", self._recipe_of(count), checkpoint, tools=tool_versions())
+
+    def _recorded(self) -> list[MixedStep]:
+        """Steps of an earlier process, without those of another order of layers."""
+        if not self.run.has(RECORD):
+            return []
+        item, tree = str(self.run.path / RECORD), self.run.read_json(RECORD)
+        found = strict_json.from_json(MixedPrecision, tree, item=item, error=BadRun)
+        return [
+            step
+            for step in found.steps
+            if found.order[: step.kept_float] == self._order[: step.kept_float]
+        ]
+
+    def _say(self, count: int, what: str = "") -> None:
+        colon = ": " if what else ""
+        self._console.say(f"{count} of {len(self._order)} layers in float{colon}{what}")
+
     def _write(self, chosen: int | None) -> MixedPrecision:
-        found = MixedPrecision(order=self._order, steps=tuple(self._steps.values()), chosen=chosen)
-        self._run.write_json(RECORD, strict_json.to_json(found))
+        found = MixedPrecision(
+            order=self._order,
+            utterances=len(self._audition.utterances),
+            steps=tuple(self._steps.values()),
+            looks=tuple(self._looks),
+            chosen=chosen,
+        )
+        self.run.write_json(RECORD, strict_json.to_json(found))
         return found
 
 
-def _step_of(count: int, outcome: Outcome) -> MixedStep:
-    """What a run measured, all its forms of use taken together."""
-    verdicts = [outcome.verdict]
-    if outcome.streaming is not None:
-        verdicts.append(outcome.streaming.verdict)
+def _step_of(
+    count: int, run: Run, share: float, verdicts: Sequence[GateVerdict], seconds: float
+) -> MixedStep:
+    """What was measured on the search set, all forms of use taken together."""
     worst = max(verdicts, key=_excess)
-    macs = outcome.run.field("integer_share.json", "macs", kind=int)
-    share = outcome.run.field("integer_share.json", "share", kind=float)
-    sizes = outcome.run.field("integer_share.json", "bytes_by_dtype", kind=dict)
+    macs = run.field("integer_share.json", "macs", kind=int)
+    integer = run.field("integer_share.json", "share", kind=float)
+    sizes = run.field("integer_share.json", "bytes_by_dtype", kind=dict)
     return MixedStep(
         kept_float=count,
-        run=outcome.run.name,
-        passed=all(verdict.passed for verdict in verdicts),
+        run=run.name,
+        utterances=worst.utterances,
+        passed=worst.passed,
+        reason=worst.reason,
         before_cer=float(worst.before_cer),
         after_cer=float(worst.after_cer),
         upper_bound=None if worst.upper_bound is None else float(worst.upper_bound),
         integer_share=share,
-        float_macs=round((1.0 - share) * macs),
+        float_macs=round((1.0 - integer) * macs),
         float_bytes=int(sizes.get("float32", 0)),
-        model_bytes=outcome.run.model.stat().st_size,
+        model_bytes=run.model.stat().st_size,
+        seconds=seconds,
+    )
+
+
+def _look_of(count: int, outcome: Outcome) -> GateLook:
+    """What the gate said, of the form of use that is worse off."""
+    verdicts = [outcome.verdict]
+    if outcome.streaming is not None:
+        verdicts.append(outcome.streaming.verdict)
+    worst = max(verdicts, key=_excess)
+    return GateLook(
+        kept_float=count,
+        run=outcome.run.name,
+        passed=outcome.failure is None,
+        reason=worst.reason if outcome.failure is None else str(outcome.failure),
+        before_cer=float(worst.before_cer),
+        after_cer=float(worst.after_cer),
+        upper_bound=None if worst.upper_bound is None else float(worst.upper_bound),
     )
 
 
@@ -192,12 +293,11 @@ def _excess(verdict: GateVerdict) -> tuple[bool, Fraction]:
     return not verdict.passed, Fraction(0) if verdict.upper_bound is None else verdict.upper_bound
 
 
-def _conclude(
-    run: Run, recipe: Recipe, search: _Search, found: MixedPrecision, console: Console
-) -> MixedOutcome:
-    """Judge the step that was chosen, and leave with it why it is as it is."""
-    failure = _failure(recipe, search, found)
-    run.update(status=FAILED if failure else PASSED, finished=time.time())
+def _conclude(search: _Search, found: MixedPrecision, console: Console) -> MixedOutcome:
+    """Leave with what was chosen why it is as it is."""
+    run, least = search.run, search.recipe.gate.min_integer_share
+    failure = mixed_text.failure(found, min_integer_share=least)
+    run.update(status=MEASURED, finished=time.time())  # the gate judged other runs
     if found.chosen is None:
         return MixedOutcome(run=run, found=found, chosen=None, failure=failure)
     chosen = search.outcomes[found.chosen].run
@@ -209,28 +309,3 @@ def _conclude(
     except AsrCompressError as error:
         console.warn(f"no report: {error}")
     return MixedOutcome(run=run, found=found, chosen=chosen, failure=failure, report=report)
-
-
-def _failure(recipe: Recipe, search: _Search, found: MixedPrecision) -> AsrCompressError | None:
-    """Why nothing can be shipped; None where something can."""
-    if found.chosen is None:
-        most, every = max(search.outcomes), len(found.order)
-        reason = search.outcomes[most].verdict.reason
-        if most == every:
-            return CerGateFailed(
-                f"CER gate: fails even with all {every} layers in float: {reason}",
-                hint="gate on more speech, the interval is too wide (--gate-manifest), or allow "
-                "more (--max-cer-increase)",
-            )
-        return CerGateFailed(
-            f"CER gate: fails with {most} of {every} layers in float, and more would leave too "
-            f"little on integers: {reason}",
-            hint="allow less on integers (--min-integer-share), or train (asrcompress qat)",
-        )
-    failure = search.outcomes[found.chosen].failure
-    if isinstance(failure, IntegerGateFailed):
-        return IntegerGateFailed(
-            f"{failure}: the CER gate needs {found.chosen} layers in float, and that is too many",
-            hint="allow less on integers (--min-integer-share), or train (asrcompress qat)",
-        )
-    return failure

@@ -14,28 +14,23 @@ takes it.
 
 from __future__ import annotations
 
-import random
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from asrcompress import search_text, strict_json
-from asrcompress.accuracy.gate import MIN_UTTERANCES
 from asrcompress.checkpoints.checkpoint import Checkpoint
 from asrcompress.checkpoints.streaming import check_streamable
 from asrcompress.console import Console
-from asrcompress.errors import AsrCompressError, BadRecipe, BadRun, SearchFailed
+from asrcompress.errors import AsrCompressError, BadRun, SearchFailed
 from asrcompress.files import held
-from asrcompress.manifests.manifest import Utterance
 from asrcompress.pareto import ranked
+from asrcompress.pipeline.audition import check_dev, open_audition
 from asrcompress.pipeline.decoder import check_decodable
 from asrcompress.pipeline.footprint import Scales, measure_reference, write_recordings
-from asrcompress.pipeline.measurement import measured_cer
-from asrcompress.pipeline.quantize import compress, load_speech, spread
-from asrcompress.pipeline.recognizer import from_checkpoint
+from asrcompress.pipeline.quantize import compress
 from asrcompress.pipeline.search_space import Space, space_of
 from asrcompress.pipeline.search_study import Study, open_study
 from asrcompress.pipeline.search_trial import Stand
@@ -91,11 +86,7 @@ def search(recipe: Recipe, checkpoint: Checkpoint, console: Console) -> SearchOu
     """
     from asrcompress.export.onnx_bundle import tool_versions
 
-    if recipe.data.dev is None:
-        raise BadRecipe(
-            "data.dev: not set, expected a manifest to choose by, other than the gate's",
-            hint="--dev-manifest FILE",
-        )
+    check_dev(recipe)
     check_streamable(checkpoint, recipe.streaming)
     check_decodable(checkpoint, recipe.decoding)
     space, notes = space_of(recipe, checkpoint)
@@ -159,26 +150,14 @@ def _stand(
 ) -> Stand:
     """All that candidates are measured with; what is in the run directory is not made again."""
     with held(run.path / "stand.lock"):  # of several processes, one makes it
-        speech = load_speech(recipe, console)
-        utterances = search_set(speech.dev, recipe.search)
-        before = measured_cer(
-            run,
-            "before.json",
-            lambda: from_checkpoint(checkpoint, decoding=recipe.decoding),
-            utterances,
-            console,
-        )
+        audition = open_audition(run, recipe, checkpoint, console)
         bundle = _fp32_bundle(run, recipe, console)
-        recordings = write_recordings(utterances, run.path / "recordings")
+        recordings = write_recordings(audition.utterances, run.path / "recordings")
     reference = study.reference(lambda: measure_reference(bundle, recordings, console))
     return Stand(
         space=space,
-        checkpoint=checkpoint,
-        speech=replace(speech, gate=()),
-        utterances=utterances,
-        before=before,
+        audition=audition,
         scales=Scales(bundle=bundle, recordings=recordings, reference=reference),
-        console=console,
     )
 
 
@@ -193,23 +172,6 @@ def _fp32_bundle(run: Run, recipe: Recipe, console: Console) -> Path:
             ship_checkpoint(source, whole, made, force=False, console=console)
             made.rename(path)
     return path
-
-
-def search_set(dev: Sequence[Utterance], settings: Search) -> tuple[Utterance, ...]:
-    """The utterances that candidates are chosen by, in an order of which any beginning is fair.
-
-    Raises:
-        BadRecipe: there are fewer than any verdict needs.
-    """
-    chosen = spread(list(dev), settings.utterances or len(dev))
-    if len(chosen) < MIN_UTTERANCES:
-        raise BadRecipe(
-            f"search: got {len(chosen)} utterances to choose by, expected at least "
-            f"{MIN_UTTERANCES}",
-            hint="a larger data.dev, or more of it (--search-utterances)",
-        )
-    random.Random(settings.seed).shuffle(chosen)
-    return tuple(chosen)
 
 
 def _explore(study: Study, stand: Stand, settings: Search, console: Console) -> None:
@@ -232,7 +194,7 @@ def _explore(study: Study, stand: Stand, settings: Search, console: Console) -> 
 
 def _conclude(run: Run, recipe: Recipe, stand: Stand, study: Study) -> SearchOutcome:
     """Choose, verify, roll back where the gate says no; writes search.json and the page."""
-    goal, candidates = goal_of(recipe), study.candidates()
+    goal, candidates, audition = goal_of(recipe), study.candidates(), stand.audition
     if candidates and all(item.state == FAILED for item in candidates):
         raise BadRun(
             f"{run.path}: every candidate failed, the last one with: {candidates[-1].note}"
@@ -245,10 +207,10 @@ def _conclude(run: Run, recipe: Recipe, stand: Stand, study: Study) -> SearchOut
             chosen = item
             break
     result = SearchResult(
-        checkpoint=stand.checkpoint.name,
-        checkpoint_sha256=stand.checkpoint.sha256,
-        utterances=len(stand.utterances),
-        cer=float(stand.before.cer),
+        checkpoint=audition.checkpoint.name,
+        checkpoint_sha256=audition.checkpoint.sha256,
+        utterances=len(audition.utterances),
+        cer=float(audition.before.cer),
         goal=goal,
         reference=stand.scales.reference.weight,
         cpu=stand.scales.reference.cpu,
@@ -266,7 +228,7 @@ def _conclude(run: Run, recipe: Recipe, stand: Stand, study: Study) -> SearchOut
         result=result,
         chosen=None if chosen is None else stand.run_of(chosen.choice),
         failure=None if chosen is not None else _failure(result),
-        report=_report_on(run, stand.console),
+        report=_report_on(run, audition.console),
     )
 
 
@@ -275,14 +237,13 @@ def _verify(run: Run, item: Candidate, recipe: Recipe, stand: Stand) -> Verifica
 
     The bundle that would ship is weighed once more where it is more than was weighed before.
     """
-    stand.console.say(f"candidate {item.number} before the gate")
+    checkpoint, console = stand.audition.checkpoint, stand.audition.console
+    console.say(f"candidate {item.number} before the gate")
     own, limit = stand.run_of(item.choice), recipe.search.max_size_mb
     if run.has(_GATE_BEFORE):  # the checkpoint on the gate's manifest is the same for all
         own.write_json("before.json", run.read_json(_GATE_BEFORE))
     try:
-        outcome = compress(
-            item.kind, stand.space.recipe_of(item.choice), stand.checkpoint, stand.console
-        )
+        outcome = compress(item.kind, stand.space.recipe_of(item.choice), checkpoint, console)
         assert outcome is not None  # this process leads: it is the only one
         run.write_json(_GATE_BEFORE, own.read_json("before.json"))
         if outcome.failure is not None:

@@ -67,17 +67,7 @@ def stream_stages(
     settings = recipe.streaming
     if not settings.wanted:
         return None
-    from asrcompress.export.streaming import example_feed
-
-    _export(run, recipe, checkpoint, console)
-    share = measure_kernels(
-        run,
-        run.streaming_model,
-        console,
-        feed=lambda: example_feed(run.streaming_spec()),
-        suffix=SUFFIX,
-        where=" in a stream",
-    )
+    share = make_stream(run, recipe, checkpoint, console)
     _check_forms(run, recipe, checkpoint, gate, console)
     verdict = gate_cer(
         run,
@@ -91,6 +81,25 @@ def stream_stages(
         suffix=SUFFIX,
     )
     return StreamingOutcome(verdict=verdict, integer_share=share)
+
+
+def make_stream(run: Run, recipe: Recipe, checkpoint: Checkpoint, console: Console) -> float:
+    """The stages that hear nothing: export the streaming graphs, count kernels.
+
+    Returns:
+        share of the multiply-accumulates that run in integer kernels.
+    """
+    from asrcompress.export.streaming import example_feed
+
+    _export(run, recipe, checkpoint, console)
+    return measure_kernels(
+        run,
+        run.streaming_model,
+        console,
+        feed=lambda: example_feed(run.streaming_spec()),
+        suffix=SUFFIX,
+        where=" in a stream",
+    )
 
 
 def export_chunks_of(

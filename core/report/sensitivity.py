@@ -12,7 +12,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from asrcompress import strict_json
+from asrcompress import mixed_text, strict_json
 from asrcompress.errors import BadRun
 from asrcompress.files import write_atomically
 from asrcompress.mixed_precision import MixedPrecision
@@ -274,7 +274,7 @@ def sensitivity_section(run: Run) -> Markup:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    together = found.together
+    together, mixed = found.together, _mixed(run)
     return Markup(
         environment.from_string(text.read_text(encoding="utf-8")).render(
             found=found,
@@ -286,7 +286,8 @@ def sensitivity_section(run: Run) -> Markup:
             layers=_worst(found, found.most_sensitive_layers()),
             groups=[(r, _worst(found, found.most_sensitive_groups(r))) for r in found.ratios],
             bounds=[f"{100 * share:g}" for share in HEAT_SHARES],
-            mixed=_mixed(run),
+            mixed=mixed,
+            asked="" if mixed is None else mixed_text.asked(mixed),
         )
     )
 

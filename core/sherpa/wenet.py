@@ -174,7 +174,7 @@ def _graphs(origin: _Origin) -> tuple[dict[str, Any], dict[str, int], StreamingM
     if origin.ranges is not None:
         operators, ranges = origin.recipe.export.operators, origin.ranges
         encoder_ranges = ranges.part(PARAMETERS, inside=False)
-        chunks = quantize_graph(chunks, encoder_ranges, operators=operators)
+        chunks = quantize_graph(chunks, encoder_ranges, operators=operators, whole=False)
         if origin.recipe.decoding.uses_decoder:
             decoder = quantize_graph(decoder, ranges.part(PARAMETERS), operators=operators)
     encoder, ctc = wenet.encoder_and_ctc(chunks, _cmvn(features), spec, metadata)

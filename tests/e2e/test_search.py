@@ -51,24 +51,6 @@ def place(workplace: Any, dev: Path, tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-@pytest.fixture(scope="session")
-def dev(workplace: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The gate's utterances said by somebody else: other ids, and audio that is a little louder."""
-    import soundfile
-
-    folder = tmp_path_factory.mktemp("dev")
-    lines = []
-    for line in workplace.gate.read_text().splitlines():
-        item = json.loads(line)
-        samples, rate = soundfile.read(item["audio"], dtype="float32")
-        name = "dev" + item["utt"]
-        soundfile.write(folder / f"{name}.flac", 1.1 * samples, rate, subtype="PCM_16")
-        item |= {"utt": name, "speaker": name, "audio": str(folder / f"{name}.flac")}
-        lines.append(json.dumps(item, ensure_ascii=False))
-    (folder / "dev.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return folder / "dev.jsonl"
-
-
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
     monkeypatch.chdir(folder)
     return CliRunner().invoke(app, [*arguments])
@@ -134,7 +116,7 @@ def test_a_budget_that_nothing_meets(
 def test_a_hopeless_candidate_is_stopped(
     place: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from asrcompress.pipeline import search_trial
+    from asrcompress.pipeline import audition
 
     def wrong(recognizer: Any, utterances: Any, **others: Any) -> Any:
         heard = evaluate(recognizer, utterances, **others)
@@ -145,8 +127,8 @@ def test_a_hopeless_candidate_is_stopped(
         ]  # fmt: skip
         return replace(heard, cer=replace(heard.cer, utterances=tuple(scores)))
 
-    evaluate = search_trial.evaluate
-    monkeypatch.setattr(search_trial, "evaluate", wrong)
+    evaluate = audition.evaluate
+    monkeypatch.setattr(audition, "evaluate", wrong)
     folder = place(tolerance=0.05, trials=1)
     result = run(folder, monkeypatch, "search", "--json")
     assert result.exit_code == 4, result.output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from asrcompress import strict_json
 from asrcompress.errors import BadRun, BadSensitivity
-from asrcompress.mixed_precision import MixedPrecision, MixedStep
+from asrcompress.mixed_precision import GateLook, MixedPrecision, MixedStep
 from asrcompress.report.page import render_report
 from asrcompress.report.sensitivity import level, nats, panels, points_text, write_picture
 from asrcompress.run import Run, read_run
@@ -122,14 +123,30 @@ def test_the_section_is_part_of_any_run_that_has_the_file(
     folder = make_run(tmp_path / "qat-0123456789", passed=True)
     assert "Sensitivity" not in render_report(read_run(folder))
     step = MixedStep(
-        kept_float=1, run="ptq-1", passed=True, before_cer=0.05, after_cer=0.06, upper_bound=0.011,
-        integer_share=0.93, float_macs=7_000_000, float_bytes=120_000, model_bytes=1_000_000,
+        kept_float=1, run="ptq-1", utterances=60, passed=True, reason="so it is", before_cer=0.05,
+        after_cer=0.06, upper_bound=0.011, integer_share=0.93, float_macs=7_000_000,
+        float_bytes=120_000, model_bytes=1_000_000, seconds=9.0,
     )  # fmt: skip
-    mixed = MixedPrecision(order=("ctc.ctc_lo", "x"), steps=(step,), chosen=1)
+    steps = (replace(step, kept_float=0, passed=False, utterances=30), step)
+    look = GateLook(
+        kept_float=1, run="ptq-1", passed=True, reason="so it is", before_cer=0.02,
+        after_cer=0.03, upper_bound=0.0123,
+    )  # fmt: skip
+    mixed = MixedPrecision(
+        order=("ctc.ctc_lo", "x"), utterances=60, steps=steps, looks=(look,), chosen=1
+    )
     page = page_of(folder, measurement(), mixed)
     assert "1 (chosen)" in page
-    assert "+1.10" in page
+    assert "failed, hopeless after 30" in page
+    assert "+1.10" in page and "+1.23" in page
+    assert "the gate was asked once" in page
     assert '<span class="mono">ctc.ctc_lo</span>' in page
+    refused = replace(mixed, looks=(replace(look, passed=False),) * 2, chosen=None)
+    page = page_of(folder, measurement(), refused)
+    assert "the gate was asked 2 times" in page and page.count("<td>refused</td>") == 2
+    assert "Nothing was chosen" in page
+    page = page_of(folder, measurement(), replace(refused, looks=()))
+    assert "The gate was not asked" in page
 
 
 def test_hostile_names_are_inert(measuring: Path, hostile: tuple[str, ...]) -> None:
@@ -145,7 +162,9 @@ def test_damaged_files_are_named(measuring: Path) -> None:
     with pytest.raises(BadSensitivity, match=r"sensitivity\.json"):
         render_report(read_run(measuring))
     page_of(measuring, measurement())
-    (measuring / "mixed.json").write_text(json.dumps({"order": [], "steps": [], "chosen": 3}))
+    (measuring / "mixed.json").write_text(
+        json.dumps({"order": [], "utterances": 30, "steps": [], "chosen": 3})
+    )
     with pytest.raises(BadRun, match="chosen: got 3"):
         render_report(read_run(measuring))
 

@@ -13,7 +13,7 @@ import pytest
 from asrcompress import search_text, strict_json
 from asrcompress.errors import BadRecipe, BadRun
 from asrcompress.pareto import misses, nearest, pareto_front, ranked
-from asrcompress.pipeline.search_trial import rungs
+from asrcompress.pipeline.audition import rungs
 from asrcompress.search import (
     FAILED,
     MEASURED,

@@ -5,15 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from asrcompress import strict_json
-from asrcompress.errors import BadRecipe, BadRun, BadSensitivity
-from asrcompress.mixed_precision import MixedPrecision, MixedStep, fewest
+from asrcompress.errors import BadRun, BadSensitivity
 from asrcompress.run import Run
 from asrcompress.sensitivity import (
     EVERYTHING,
@@ -138,49 +136,6 @@ def test_a_curve_of_a_group_that_was_not_probed_is_refused() -> None:
     assert found.curve("block 0 heads").points == ((0.0, 0.0), (0.5, 0.1))
     with pytest.raises(BadSensitivity, match="block 1 heads: was not pruned"):
         found.curve("block 1 heads")
-
-
-@pytest.mark.parametrize("most", [1, 2, 7, 8, 90])
-def test_bisection_finds_the_fewest_with_few_tries(most: int) -> None:
-    for needed in range(most + 2):
-        tried: list[int] = []
-
-        def passes(count: int, needed: int = needed, tried: list[int] = tried) -> bool:
-            tried.append(count)
-            return count >= needed
-
-        found = fewest(most, passes)
-        assert found == (needed if needed <= most else None)
-        assert len(tried) == len(set(tried)) <= 2 + 2 * max(1, needed).bit_length()
-        assert max(tried) <= most
-
-
-def test_bisection_gives_up_where_more_would_be_of_no_use() -> None:
-    tried = []
-
-    def passes(count: int) -> bool:
-        tried.append(count)
-        return count >= 50
-
-    assert fewest(90, passes, hopeless=lambda count: count >= 4) is None
-    assert tried == [0, 1, 2, 4]
-
-
-def step(kept_float: int, *, passed: bool) -> MixedStep:
-    return MixedStep(
-        kept_float=kept_float, run=f"ptq-{kept_float}", passed=passed, before_cer=0.1,
-        after_cer=0.2, upper_bound=None, integer_share=0.9, float_macs=10, float_bytes=40,
-        model_bytes=100,
-    )  # fmt: skip
-
-
-def test_a_choice_that_did_not_pass_is_refused() -> None:
-    steps = (step(0, passed=False), step(1, passed=True))
-    found = MixedPrecision(order=("a", "b"), steps=steps, chosen=1)
-    assert found.kept == ("a",)
-    assert found.best == steps[1]
-    with pytest.raises(BadRecipe, match="expected a step that passed"):
-        replace(found, chosen=0)
 
 
 def test_a_line_that_was_cut_off_is_forgotten(tmp_path: Path) -> None:

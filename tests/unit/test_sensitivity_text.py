@@ -10,7 +10,7 @@ import rich.console
 
 from asrcompress.cli import render_analysis
 from asrcompress.errors import CerGateFailed
-from asrcompress.mixed_precision import MixedPrecision, MixedStep
+from asrcompress.mixed_precision import GateLook, MixedPrecision, MixedStep
 from asrcompress.sensitivity import EVERYTHING, PRUNE, QUANTIZE, Probe, ProbeResult, Sensitivity
 
 NAME = "encoder.encoders.{}.feed_forward_macaron.w_1"
@@ -64,32 +64,49 @@ def test_the_worst_are_listed_and_the_others_counted(tmp_path: Path) -> None:
     assert max(len(line.rstrip()) for line in tables) <= 80
 
 
-def step(kept_float: int, *, passed: bool) -> MixedStep:
+def step(kept_float: int, *, passed: bool, utterances: int = 420) -> MixedStep:
     return MixedStep(
-        kept_float=kept_float, run="ptq", passed=passed, before_cer=0.1, after_cer=0.2234,
-        upper_bound=0.1534, integer_share=0.905, float_macs=1_234_500_000, float_bytes=12_345_000,
-        model_bytes=139_900_000,
+        kept_float=kept_float, run="ptq", utterances=utterances, passed=passed, reason="so it is",
+        before_cer=0.1, after_cer=0.2234, upper_bound=0.1534, integer_share=0.905,
+        float_macs=1_234_500_000, float_bytes=12_345_000, model_bytes=139_900_000, seconds=12.0,
+    )  # fmt: skip
+
+
+def look(kept_float: int, *, passed: bool) -> GateLook:
+    return GateLook(
+        kept_float=kept_float, run="ptq", passed=passed, reason="so it is", before_cer=0.1,
+        after_cer=0.3345, upper_bound=0.2534,
     )  # fmt: skip
 
 
 def test_every_step_of_a_search_is_listed() -> None:
     order = tuple(NAME.format(n) for n in range(3))
-    steps = (step(0, passed=False), step(1, passed=False), step(2, passed=True))
-    found = MixedPrecision(order=order, steps=steps, chosen=2)
+    steps = (
+        step(0, passed=False, utterances=30),
+        step(1, passed=False),
+        step(2, passed=True),
+        step(3, passed=True),
+    )
+    looks = (look(2, passed=False), look(3, passed=True))
+    found = MixedPrecision(order=order, utterances=420, steps=steps, looks=looks, chosen=3)
     outcome: Any = SimpleNamespace(
         found=found, failure=None, chosen=SimpleNamespace(path="runs/ptq-1"), report=None
     )
     text = printed(render_analysis.mixed(outcome))
-    assert "PASSED with 2 layers in float" in text
-    assert text.count("failed") == 2 and text.count("passed") == 1
-    assert f'--skip "{order[1]}"' in text and order[2] not in text
+    assert "PASSED with 3 layers in float" in text
+    assert "chosen by 420 utterances of data.dev" in text
+    assert text.count("hopeless") == text.count("failed") == text.count("refused") == 1
+    assert text.count("passed") == 3
+    assert "gate's manifest, asked 2 times" in text and "33.45%" in text and "+25.34" in text
+    assert all(f'--skip "{name}"' in text for name in order)
     assert "1234.5" in text and "12.3" in text and "139.9" in text
 
 
 def test_a_search_without_an_end_says_why() -> None:
-    found = MixedPrecision(order=("a",), steps=(step(0, passed=False),))
-    failure = CerGateFailed("CER gate: fails even with all 1 layers in float")
+    found = MixedPrecision(order=("a",), utterances=60, steps=(step(0, passed=False),))
+    failure = CerGateFailed("CER on data.dev: fails even with all 1 layers in float")
     outcome: Any = SimpleNamespace(found=found, failure=failure, chosen=None, report=None)
     text = printed(render_analysis.mixed(outcome))
-    assert "FAILED: CER gate: fails even with all" in text
+    assert "FAILED: CER on data.dev: fails even with all" in text
+    assert "the gate was not asked" in text
     assert "--skip" not in text
