@@ -30,6 +30,8 @@ import numpy as np
 from asrcompress.features import FeatureSpec
 from asrcompress.runtime.mel_filters import kaldi_filters
 
+# Samples that are handed over at once.
+_PIECE = 16_384
 # Frames that are transformed at once: what is computed of them stays in a core's cache.
 _BLOCK = 128
 # A mel bin in which no FFT bin weighs as much is as good as empty.
@@ -47,15 +49,17 @@ class KaldiFbank:
 
     def __init__(self, spec: FeatureSpec) -> None:
         self._spec = spec
-        self._options = _options(spec)
+        self._options = kaldi_options(spec)
         self._floor = np.float32(spec.log_floor)
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         """Natural logarithms, float32 (n_frames, n_mels), of scaled float32 samples."""
         extractor = kaldi_native_fbank.OnlineFbank(self._options)
-        # A list: the binding asks an array for its samples one by one, which takes longer than a
-        # third of the features themselves.
-        extractor.accept_waveform(self._spec.sample_rate_hz, samples.tolist())
+        for start in range(0, len(samples), _PIECE):
+            # The binding copies a list in half the time of an array, whose samples it asks for one
+            # by one; in pieces, since a list takes eight times the memory.
+            piece = samples[start : start + _PIECE].tolist()
+            extractor.accept_waveform(self._spec.sample_rate_hz, piece)
         extractor.input_finished()
         energies = np.empty((extractor.num_frames_ready, self._spec.n_mels), np.float32)
         for index, row in enumerate(energies):
@@ -135,7 +139,8 @@ def _window(name: str, length: int) -> np.ndarray:
     return window
 
 
-def _options(spec: FeatureSpec) -> kaldi_native_fbank.FbankOptions:
+def kaldi_options(spec: FeatureSpec) -> kaldi_native_fbank.FbankOptions:
+    """A front end in kaldi-native-fbank's terms; energies, not their logarithms."""
     options = kaldi_native_fbank.FbankOptions()
     options.use_log_fbank = False
     options.use_energy = False

@@ -20,6 +20,7 @@ import pytest
 from asrcompress.audio import read_audio, to_int16
 from asrcompress.features import FeatureSpec
 from asrcompress.runtime.features import Fbank
+from asrcompress.runtime.kaldi_fbank import kaldi_options
 
 Matrices = dict[str, np.ndarray]
 
@@ -248,6 +249,21 @@ def test_a_frame_is_the_same_wherever_it_stands() -> None:
     whole = Fbank(FeatureSpec())(samples)
     part = Fbank(FeatureSpec())(samples[160 * 30 : 160 * 40 + 400])
     assert np.array_equal(part, whole[30:41])
+
+
+@pytest.mark.parametrize("n_samples", [16_383, 16_384, 16_385, 50_000])
+def test_pieces_make_no_difference(n_samples: int) -> None:
+    """Samples are handed over in pieces; kaldi-native-fbank given all at once has the same bits."""
+    samples = (3000 * np.random.default_rng(n_samples).standard_normal(n_samples)).astype(
+        np.float32
+    )
+    spec = FeatureSpec(sample_scale=1.0, round_samples=False)
+    extractor = kaldi_native_fbank.OnlineFbank(kaldi_options(spec))
+    extractor.accept_waveform(16000, samples)
+    extractor.input_finished()
+    energies = [extractor.get_frame(i) for i in range(extractor.num_frames_ready)]
+    expected = np.log(np.maximum(np.stack(energies), np.float32(spec.log_floor)))
+    assert np.array_equal(Fbank(spec)(samples), expected)
 
 
 def test_the_callers_samples_are_left_alone() -> None:
