@@ -27,9 +27,11 @@ _SEVERITY_ERROR = 3
 # one for utterances, or write operators that are not in ONNX at this opset.
 _LEFT_FOR_LOADING = (
     "ConstantFolding",
+    "ConstantFoldingDQ",
     "TransposeOptimizer",
     "TransposeOptimizer_CPUExecutionProvider",
-    "LayerNormFusion",
+    "LayerNormFusionL1",
+    "LayerNormFusionL2",
     "SimplifiedLayerNormFusion",
 )
 

@@ -20,6 +20,7 @@ import onnx
 import onnxruntime
 
 from asrcompress.errors import ExportFailed, IntegerGateFailed
+from asrcompress.export.initializers import initializers
 
 # kernel -> (position of the weight or right operand, runs on integers)
 _CONVOLUTIONS = {
@@ -208,7 +209,7 @@ def _shape(typed: dict[str, list[int]]) -> list[int]:
 
 def _bytes_by_dtype(model: onnx.ModelProto) -> dict[str, int]:
     totals: dict[str, int] = {}
-    for item in model.graph.initializer:
+    for item in initializers(model.graph):
         dtype = onnx.helper.tensor_dtype_to_np_dtype(item.data_type)
         totals[dtype.name] = totals.get(dtype.name, 0) + math.prod(item.dims) * dtype.itemsize
     return dict(sorted(totals.items(), key=lambda pair: -pair[1]))

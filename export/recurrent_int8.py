@@ -181,12 +181,9 @@ class _IntegerGru:
         """Go through the frames of one direction; returns the final state and all states."""
         suffix = "_reverse" if direction else ""
         codes, scales = self._weights.codes["hh"][direction].T, self._weights.scales["hh"]
-        stored = _store_weight(
-            self._graph, f"{self._name}.weight_hh{suffix}", codes, scales[direction]
-        )
         bias = self._constant(f"bias_hh{suffix}", self._weights.bias[direction, 3 * self._hidden :])
         cut = self._constant("cut_step", np.array([2 * self._hidden, self._hidden]))
-        body = _gru_step([*stored, bias], cut, name=f"{self._name}{suffix}", hidden=self._hidden)
+        body = _gru_step(codes, scales[direction], bias, cut, layer=self._name, direction=direction)
         final, y = f"{self._name}/final{suffix}", f"{self._name}/y{suffix}"
         inputs = [state, *gates]
         self._put(helper.make_node("Scan", inputs, [final, y], body=body, num_scan_inputs=2))
@@ -219,19 +216,29 @@ class _IntegerGru:
         self._graph.node.append(node)
 
 
-def _gru_step(weights: list[str], cut: str, *, name: str, hidden: int) -> onnx.GraphProto:
+def _gru_step(
+    codes: np.ndarray, scales: np.ndarray, bias: str, cut: str, *, layer: str, direction: int
+) -> onnx.GraphProto:
     """One step of a GRU as a Scan's body: state and gates in, state and output out.
 
+    The codes are stored in the body: ONNX Runtime keeps int8 sums from saturating on x86 without
+    VNNI only where codes and zero points are of the same graph as the operator that reads them.
+
     Args:
-        weights: codes, scale, zero point and bias of the state's product, from the graph outside.
-        cut: sizes of update with reset and of the candidate.
+        codes: int8, (hidden, 3 · hidden), of the state's product.
+        scales: float32, (3 · hidden).
+        bias, cut: names in the graph outside: the product's bias; sizes of update with reset and of
+            the candidate.
     """
+    suffix, hidden = "_reverse" if direction else "", len(codes)
+    stored = onnx.GraphProto()
+    weights = _store_weight(stored, f"{layer}.weight_hh{suffix}", codes, scales)
 
     def tensor(item: str, width: int) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(item, TensorProto.FLOAT, [None, width])
 
     nodes = [
-        _product(["h", *weights], "recurrent"),
+        _product(["h", *weights, bias], "recurrent"),
         helper.make_node("Split", ["recurrent", cut], ["h_zr", "h_c"], axis=1),
         helper.make_node("Add", ["x_zr", "h_zr"], ["zr_sum"]),
         helper.make_node("Sigmoid", ["zr_sum"], ["zr"]),
@@ -245,12 +252,13 @@ def _gru_step(weights: list[str], cut: str, *, name: str, hidden: int) -> onnx.G
         helper.make_node("Identity", ["next"], ["y"]),
     ]
     for node in nodes:
-        node.name = f"{name}/step/{node.output[0]}"
+        node.name = f"{layer}{suffix}/step/{node.output[0]}"
     return helper.make_graph(
         nodes,
         "step",
         [tensor("h", hidden), tensor("x_zr", 2 * hidden), tensor("x_c", hidden)],
         [tensor("next", hidden), tensor("y", hidden)],
+        stored.initializer,
     )
 
 

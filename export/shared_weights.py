@@ -13,6 +13,7 @@ import onnx
 from onnx.external_data_helper import set_external_data
 
 from asrcompress.errors import ExportFailed
+from asrcompress.export.initializers import initializers
 
 # Below this a reference is hardly smaller than what it refers to.
 _WORTH_SHARING = 1024
@@ -30,9 +31,9 @@ def share_weights(model: onnx.ModelProto, base: Path) -> int:
         ExportFailed: an int8 weight that differs between the two: they are not one network.
     """
     content = base.read_bytes()
-    twins = {item.name: item for item in onnx.load_from_string(content).graph.initializer}
+    twins = {item.name: item for item in initializers(onnx.load_from_string(content).graph)}
     shared = 0
-    for tensor in model.graph.initializer:
+    for tensor in initializers(model.graph):
         raw = tensor.raw_data
         twin = twins.get(tensor.name)
         same = twin is not None and twin.raw_data == raw and twin.data_type == tensor.data_type

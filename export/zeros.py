@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from asrcompress.export.initializers import initializers
+
 
 def count_int8_zeros(path: Path, layers: Collection[str]) -> dict[str, int]:
     """How many int8 weights of each layer are zero.
@@ -20,7 +22,7 @@ def count_int8_zeros(path: Path, layers: Collection[str]) -> dict[str, int]:
         one number for each layer that has int8 weights; the others are left out.
     """
     found: dict[str, int] = {}
-    for item in onnx.load(str(path)).graph.initializer:
+    for item in initializers(onnx.load(str(path)).graph):
         layer = item.name.partition(".weight")[0]
         # A recurrent layer has several: of the input, and of the state of each direction.
         if (

@@ -24,6 +24,7 @@ from asrcompress.compress.sqnr import measure_noise
 from asrcompress.errors import BadCheckpoint, BadRecipe, ExportFailed, IntegerGateFailed
 from asrcompress.export.deepspeech2_graph import export_online
 from asrcompress.export.families import export_utterances
+from asrcompress.export.initializers import initializers
 from asrcompress.export.int8 import quantize_graph
 from asrcompress.export.integer_share import check_integer_share, measure_integer_share
 from asrcompress.export.onnx_graph import save_graph
@@ -187,7 +188,7 @@ def test_inspect_counts_the_same(form: Form) -> None:
 
 
 def test_weights_in_the_file_are_the_learned_ones(form: Form) -> None:
-    stored = {i.name: numpy_helper.to_array(i) for i in onnx.load(form.int8).graph.initializer}
+    stored = {i.name: numpy_helper.to_array(i) for i in initializers(onnx.load(form.int8).graph)}
     state = form.quantized.plain_state_dict()
     ranges = form.quantized.ranges()
     directions = 2 if form.options["direction"] == "bidirect" else 1

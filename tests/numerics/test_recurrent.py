@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from asrcompress.compress.recurrent import QuantedGRU, QuantedLSTM, quantize_dynamically
 from asrcompress.errors import ExportFailed
+from asrcompress.export.initializers import initializers
 from asrcompress.export.recurrent import gate_rows
 from asrcompress.export.recurrent_int8 import quantize_recurrent
 from asrcompress.paddle_imports import import_paddle
@@ -273,7 +274,7 @@ def test_stored_codes_and_scales_are_the_learned_ones(kind: str, top: int) -> No
     layer = make_layer(kind, "bidirect")
     model = float_node(layer, kind)
     quantize_recurrent(model, ranges_of(layer, weight_top=top))
-    stored = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    stored = {item.name: numpy_helper.to_array(item) for item in initializers(model.graph)}
     assert not any(item.dtype == np.float32 and item.ndim > 2 for item in stored.values())
     for part in ("ih", "hh"):
         codes, scales = _both_directions(kind, stored, part)
