@@ -13,7 +13,9 @@ from pathlib import Path
 
 from asrcompress.errors import AsrCompressError, FileFailed, OutputExists
 
-_CHUNK_BYTES = 1 << 20
+# Below the size from which glibc maps a piece of memory: once it has seen a larger one freed, it
+# keeps pieces of that size, and loading a network of 36 MB peaks 14 MB higher.
+_CHUNK_BYTES = 1 << 16
 _CURES = {
     errno.ENOSPC: "free some space, then repeat the command",
     errno.EDQUOT: "free some space, then repeat the command",

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -280,15 +279,7 @@ def test_loading_hashes_each_file_once_and_gives_memory_back(
         return plain(file)
 
     monkeypatch.setattr(bundle_module, "sha256_file", sha256_file)
-    whole = process_memory.returned_at_once
-
-    @contextlib.contextmanager
-    def returned_at_once() -> Iterator[None]:
-        with whole():
-            yield
-        returned.append("memory")
-
-    monkeypatch.setattr(process_memory, "returned_at_once", returned_at_once)
+    monkeypatch.setattr(process_memory, "give_back", lambda: returned.append("memory"))
     made = Transcriber(path)
     assert sorted(hashed) == sorted(made.bundle.manifest.files)
     assert returned == ["memory"]
