@@ -61,7 +61,8 @@ def test_arm_int8_is_gated_by_what_stands_for_it(workplace: Any, tmp_path: Path)
     assert done.exit_code == 0, done.output
     manifest = json.loads(done.stdout)
     assert (manifest["precision"], manifest["target"]) == ("int8", "lite-arm")
-    assert manifest["lite"]["weight_share"] == 1.0
+    # All but the row that the position biases add to the scores, which is a product in float.
+    assert 0.999 < manifest["lite"]["weight_share"] < 1.0
     assert manifest["lite"]["executed"] is False
     assert manifest["integer_share"] < 1.0  # attention's products
     assert manifest["quality"]["measured_on"] == "paddle, in place of paddle lite"
