@@ -51,7 +51,9 @@ SLOW = ("importlib.metadata", "zipfile", "email", "urllib.request", "tomllib", "
 def test_the_runtime_starts_with_what_it_needs() -> None:
     loaded = modules_after("asrcompress.runtime")
     assert loaded & {f"asrcompress.{name}" for name in RARE} == set()
-    assert loaded & set(SLOW) == set()
+    # Python 3.10's platform, which numpy imports, needs subprocess.
+    theirs = modules_after("numpy, onnxruntime, kaldi_native_fbank")
+    assert loaded & set(SLOW) - theirs == set()
 
 
 def test_what_is_imported_late_is_there() -> None:
