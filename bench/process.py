@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import tempfile
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+from asrcompress.worker_process import WorkerProcess
 from bench.artifact import Artifact, NotRun
 
 _WORKER = Path(__file__).with_name("worker.py")
 _TAIL = 400  # characters of its last words that a message repeats
 
 
-class Worker:
+class Worker(WorkerProcess):
     """One contender, loaded, for as long as the ``with`` block lasts.
 
     Attributes:
@@ -32,18 +28,7 @@ class Worker:
             NotRun: it died; says with which words.
         """
         self.name = name
-        self._log: Any = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        environment.pop("PYTHONPATH", None)  # of another Python
-        self._process = subprocess.Popen(
-            [artifact.python, "-I", str(_WORKER)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            encoding="utf-8",
-            env=environment,
-        )
+        super().__init__(artifact.python, _WORKER, threads=threads)
         setup = {"engine": artifact.engine, "spec": artifact.spec, "threads": threads}
         try:
             loaded = self._ask(setup)
@@ -51,17 +36,6 @@ class Worker:
             self.close()
             raise
         self.import_s, self.load_s = float(loaded["import_s"]), float(loaded["load_s"])
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def run(self, item: Path) -> dict[str, Any]:
         """One timed call: ``seconds``, ``rss_bytes``, ``peak_rss_bytes``.
@@ -80,24 +54,10 @@ class Worker:
         """By what the library says of the kernels that it ran."""
         return float(self._ask({"do": "integer_share"})["integer_share"])
 
-    def close(self) -> None:
-        """End it; a second time does nothing."""
-        if self._log.closed:
-            return
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream:
-                try:
-                    stream.close()
-                except BrokenPipeError:  # an order that the process never read
-                    continue
-        self._log.close()
-
     def _ask(self, order: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin and self._process.stdout
         try:
-            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise self._died(order) from None
@@ -108,8 +68,5 @@ class Worker:
         return answer
 
     def _died(self, order: dict[str, Any]) -> NotRun:
-        code = self._process.wait()
-        cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        self._log.seek(0)
-        said = " ".join(self._log.read().decode("utf-8", "replace")[-_TAIL:].split())
+        cause, said = self._last_words(_TAIL)
         return NotRun(f"{self.name}: ended with {cause} in {order.get('do', 'load')}, {said}")

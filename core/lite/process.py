@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from asrcompress.errors import SidecarFailed
+from asrcompress.worker_process import WorkerProcess
 
 WORKER = Path(__file__).with_name("worker.py")
 _TAIL = 600  # characters of its last words that an error repeats
 
 
-class LiteProcess:
-    """The worker of `asrcompress.lite.worker`, for as long as the ``with`` block lasts.
-
-    The library aborts or crashes on what it does not like, and takes its process with it; here
-    that becomes an exception.
-    """
+class LiteProcess(WorkerProcess):
+    """The worker of `asrcompress.lite.worker`, for as long as the ``with`` block lasts."""
 
     def __init__(self, python: Path, *, threads: int = 1) -> None:
         """Start it.
@@ -36,46 +28,10 @@ class LiteProcess:
         Raises:
             SidecarFailed: it cannot be started.
         """
-        self._log: Any = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        environment.pop("PYTHONPATH", None)  # of another Python
         try:
-            self._process = subprocess.Popen(
-                [str(python), "-I", str(WORKER)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._log,
-                env=environment,
-            )
+            super().__init__(python, WORKER, threads=threads)
         except OSError as error:
-            self._log.close()
             raise SidecarFailed(f"{python}: cannot be run, {error.strerror}") from error
-
-    def __enter__(self) -> LiteProcess:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End it; a second time does nothing."""
-        if self._log.closed:
-            return
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream:
-                try:
-                    stream.close()
-                except BrokenPipeError:  # an order that the process never read
-                    continue
-        self._log.close()
 
     def optimize(self, model: Path, params: Path, *, target: str, output: Path) -> None:
         """``opt``: a Paddle program to ``output``, which ends in ``.nb``.
@@ -131,9 +87,6 @@ class LiteProcess:
         return np.frombuffer(data, dtype).reshape(shape)
 
     def _died(self, order: dict[str, Any]) -> SidecarFailed:
-        code = self._process.wait()
-        cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        self._log.seek(0)
-        said = " ".join(self._log.read().decode("utf-8", "replace")[-_TAIL:].split())
+        cause, said = self._last_words(_TAIL)
         item = order.get("path") or order.get("model") or order.get("name")
         return SidecarFailed(f"{item}: Paddle Lite ended with {cause} in {order['do']}, {said}")
