@@ -11,17 +11,10 @@ from pathlib import Path
 
 import onnx
 import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from asrcompress.errors import ExportFailed
+from asrcompress.onnxruntime_errors import ORT_ERRORS
 
-# What ONNX Runtime raises for a graph that it cannot load; these have no common base.
-_REFUSALS = (
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.NotImplemented,
-)
 _SEVERITY_ERROR = 3
 # They would store weights in another form, which a graph for streams could no longer share with the
 # one for utterances, or write operators that are not in ONNX at this opset.
@@ -62,7 +55,7 @@ def optimize_ahead(model: onnx.ModelProto) -> onnx.ModelProto:
                 providers=["CPUExecutionProvider"],
                 disabled_optimizers=list(_LEFT_FOR_LOADING),
             )
-        except _REFUSALS as error:
+        except ORT_ERRORS as error:
             raise ExportFailed(f"ONNX Runtime refuses the graph: {error}") from error
         found = onnx.load(path)
     _keep_declarations(model, found)

@@ -8,20 +8,14 @@ from typing import TypeVar
 
 import numpy as np
 import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from asrcompress import process_memory
 from asrcompress.bundles.manifest import TensorSpec
 from asrcompress.errors import BadBundle
+from asrcompress.onnxruntime_errors import ORT_ERRORS
 
 T = TypeVar("T")
 
-# ONNX Runtime's exceptions have no common base but Exception, and each release adds some.
-_ORT_ERRORS = tuple(
-    item
-    for item in vars(ort_errors).values()
-    if isinstance(item, type) and issubclass(item, Exception)
-)
 _DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(bool)": "bool"}
 _SEVERITY_ERROR = 3
 
@@ -109,7 +103,7 @@ class OnnxGraph:
     def _mapped(self, call: Callable[[], T]) -> T:
         try:
             return call()
-        except _ORT_ERRORS as error:
+        except ORT_ERRORS as error:
             reason = " ".join(str(error).split())
             raise BadBundle(f"{self.path}: ONNX Runtime refuses it, {reason}") from error
 
