@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,33 @@ def checkpoint(make_experiment: Any, tmp_path_factory: pytest.TempPathFactory) -
         seed=3,
     )
     return read_checkpoint(folder)
+
+
+@pytest.fixture(scope="session")
+def noise_to_train_on() -> Callable[..., Any]:
+    """Makes a training set of four utterances of noise, 80 frames each, in batches of two."""
+    from asrcompress.compress.batches import TrainingSet
+    from asrcompress.manifests.manifest import Utterance
+
+    def make(checkpoint: Checkpoint, *, n_mels: int, seed: int) -> TrainingSet:
+        rng = np.random.default_rng(seed)
+        features = {f"u{i}": rng.standard_normal((80, n_mels), np.float32) for i in range(4)}
+        return TrainingSet(
+            [
+                Utterance(utt=utt, audio=Path(utt), text="开灯", duration_s=0.815, speaker=None)
+                for utt in features
+            ],
+            load_features=lambda item: features[item.utt],
+            frame_shift_ms=10.0,
+            tokenizer=checkpoint.tokenizer,
+            subsampling=4,
+            max_duration_s=20.0,
+            batch_frames=200,
+            spec_augment=None,
+            seed=0,
+        )
+
+    return make
 
 
 @pytest.fixture

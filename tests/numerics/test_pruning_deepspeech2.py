@@ -18,7 +18,6 @@ import paddle
 from asrcompress.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from asrcompress.checkpoints.network import PaddleAcousticModel, build_network
 from asrcompress.checkpoints.pruned_experiment import write_experiment
-from asrcompress.compress.batches import TrainingSet
 from asrcompress.compress.costs import costs_of
 from asrcompress.compress.groups import groups_of
 from asrcompress.compress.importance import score_magnitudes
@@ -34,7 +33,6 @@ from asrcompress.export.families import export_utterances
 from asrcompress.export.int8 import quantize_graph
 from asrcompress.export.integer_share import measure_integer_share
 from asrcompress.export.onnx_graph import save_graph
-from asrcompress.manifests.manifest import Utterance
 from asrcompress.recipe import Quantization, Training
 from asrcompress.runtime.session import OnnxAcousticModel
 
@@ -283,25 +281,10 @@ def test_chunks_of_a_pruned_network_equal_its_whole_utterance(
 
 
 def test_taylor_looks_at_the_loss_and_only_narrower_layers_are_recovered(
-    checkpoint: Checkpoint, tmp_path: Path
+    checkpoint: Checkpoint, noise_to_train_on: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Importance by gradients, and one epoch of distillation from a wider teacher."""
-    rng = np.random.default_rng(2)
-    features = {f"u{i}": rng.standard_normal((80, N_MELS), np.float32) for i in range(4)}
-    speech = TrainingSet(
-        [
-            Utterance(utt=utt, audio=Path(utt), text="开灯", duration_s=0.815, speaker=None)
-            for utt in features
-        ],
-        load_features=lambda item: features[item.utt],
-        frame_shift_ms=10.0,
-        tokenizer=checkpoint.tokenizer,
-        subsampling=4,
-        max_duration_s=20.0,
-        batch_frames=200,
-        spec_augment=None,
-        seed=0,
-    )
+    speech = noise_to_train_on(checkpoint, n_mels=N_MELS, seed=2)
     network = build_network(checkpoint)
     # Nobody reads unit 5 of the second layer: taking it away changes no loss.
     layer = network.encoder.rnn[1]

@@ -20,7 +20,6 @@ from asrcompress.compress.recovery import Recovery
 from asrcompress.compress.sparsity import GradualPruner
 from asrcompress.compress.trainer import steps_of
 from asrcompress.compress.workers import Workers
-from asrcompress.manifests.manifest import Utterance
 from asrcompress.recipe import Prune, Training
 
 pytestmark = pytest.mark.paddle
@@ -36,23 +35,8 @@ def checkpoint(make_experiment: Callable[..., Path], tmp_path_factory: Any) -> A
 
 
 @pytest.fixture(scope="module")
-def speech(checkpoint: Any) -> TrainingSet:
-    rng = np.random.default_rng(1)
-    features = {f"u{i}": rng.standard_normal((80, 80), np.float32) for i in range(4)}
-    return TrainingSet(
-        [
-            Utterance(utt=utt, audio=Path(utt), text="开灯", duration_s=0.815, speaker=None)
-            for utt in features
-        ],
-        load_features=lambda item: features[item.utt],
-        frame_shift_ms=10.0,
-        tokenizer=checkpoint.tokenizer,
-        subsampling=4,
-        max_duration_s=20.0,
-        batch_frames=200,
-        spec_augment=None,
-        seed=0,
-    )
+def speech(checkpoint: Any, noise_to_train_on: Callable[..., TrainingSet]) -> TrainingSet:
+    return noise_to_train_on(checkpoint, n_mels=80, seed=1)
 
 
 def recovery_of(
