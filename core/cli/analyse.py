@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from asrcompress.cli.compress import ExportTo, checkpoint_of
+from asrcompress.cli.compress import ExportTo, checkpoint_of, finish
 from asrcompress.cli.options import COMPRESS, Force, Json, Quiet
 from asrcompress.cli.recipe_options import with_recipe
 from asrcompress.console import Console
@@ -73,7 +73,6 @@ def mixed(
     from asrcompress.cli import render, render_analysis
     from asrcompress.files import refuse_overwrite
     from asrcompress.pipeline.mixed import find_mixed_precision
-    from asrcompress.pipeline.shipping import ship_run
 
     if export_to is not None:
         refuse_overwrite(export_to, force)
@@ -81,7 +80,4 @@ def mixed(
     console = Console(quiet=quiet or json)
     outcome = find_mixed_precision(recipe, checkpoint, console, sensitivity=sensitivity)
     render.show(outcome.to_json(), render_analysis.mixed(outcome), json=json)
-    if outcome.failure is not None:
-        raise outcome.failure
-    if export_to is not None and outcome.chosen is not None:
-        typer.echo(ship_run(outcome.chosen, export_to, force=force).path, err=json)
+    finish(outcome.chosen, outcome.failure, export_to, force=force, json=json)

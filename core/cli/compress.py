@@ -11,11 +11,12 @@ import typer
 from asrcompress.cli.options import COMPRESS, Force, Json, Quiet
 from asrcompress.cli.recipe_options import require_checkpoint, with_recipe
 from asrcompress.console import Console
-from asrcompress.errors import BadRecipe
+from asrcompress.errors import AsrCompressError, BadRecipe
 from asrcompress.recipe import Recipe
 
 if TYPE_CHECKING:
     from asrcompress.checkpoints.checkpoint import Checkpoint
+    from asrcompress.run import Run
 
 ExportTo = Annotated[Path | None, typer.Option(help="write the bundle here if the gate passes")]
 
@@ -100,7 +101,6 @@ def _compress(
     from asrcompress.cli import render
     from asrcompress.files import refuse_overwrite
     from asrcompress.pipeline.quantize import compress
-    from asrcompress.pipeline.shipping import ship_run
     from asrcompress.targets import check_target
 
     if export_to is not None:
@@ -115,10 +115,24 @@ def _compress(
     for warning in outcome.verdict.warnings:
         console.warn(warning)
     render.show(outcome.to_json(), render.outcome(outcome), json=json)
-    if outcome.failure is not None:
-        raise outcome.failure
-    if export_to is not None:
-        typer.echo(ship_run(outcome.run, export_to, force=force).path, err=json)
+    finish(outcome.run, outcome.failure, export_to, force=force, json=json)
+
+
+def finish(
+    run: Run | None,
+    failure: AsrCompressError | None,
+    export_to: Path | None,
+    *,
+    force: bool,
+    json: bool,
+) -> None:
+    """Raise why nothing can be shipped, or ship what passed where a bundle is asked for."""
+    from asrcompress.pipeline.shipping import ship_run
+
+    if failure is not None:
+        raise failure
+    if export_to is not None and run is not None:
+        typer.echo(ship_run(run, export_to, force=force).path, err=json)
 
 
 @app.command(rich_help_panel=COMPRESS)

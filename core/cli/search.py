@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from asrcompress.cli.compress import ExportTo, checkpoint_of
+from asrcompress.cli.compress import ExportTo, checkpoint_of, finish
 from asrcompress.cli.options import COMPRESS, Force, Json, Quiet
 from asrcompress.cli.recipe_options import with_recipe
 from asrcompress.console import Console
@@ -36,7 +36,6 @@ def search(
     from asrcompress.cli import render
     from asrcompress.files import refuse_overwrite
     from asrcompress.pipeline.search import search as search_recipes
-    from asrcompress.pipeline.shipping import ship_run
     from asrcompress.targets import check_target
 
     if export_to is not None:
@@ -49,10 +48,7 @@ def search(
     paths += [f"run: {outcome.chosen.path}"] if outcome.chosen else []
     paths += [f"report: {outcome.report}"] if outcome.report else []
     render.show(outcome.to_json(), rendered(outcome.result, paths), json=json)
-    if outcome.failure is not None:
-        raise outcome.failure
-    if export_to is not None and outcome.chosen is not None:
-        typer.echo(ship_run(outcome.chosen, export_to, force=force).path, err=json)
+    finish(outcome.chosen, outcome.failure, export_to, force=force, json=json)
 
 
 def rendered(result: SearchResult, paths: list[str]) -> RenderableType:

@@ -30,6 +30,7 @@ from asrcompress.mixed_precision import GateLook, MixedPrecision, MixedStep, few
 from asrcompress.pipeline.audition import Audition, check_dev, open_audition
 from asrcompress.pipeline.decoder import check_decodable
 from asrcompress.pipeline.quantize import Outcome, compress
+from asrcompress.pipeline.reporting import report_on
 from asrcompress.pipeline.sensitivity import RESULT, measure_sensitivity
 from asrcompress.recipe import Recipe
 from asrcompress.report.page import write_report
@@ -303,9 +304,5 @@ def _conclude(search: _Search, found: MixedPrecision, console: Console) -> Mixed
     chosen = search.outcomes[found.chosen].run
     for name in (RESULT, RECORD):
         write_atomically(chosen.path / name, (run.path / name).read_bytes())
-    report = None
-    try:
-        report = write_report(chosen)
-    except AsrCompressError as error:
-        console.warn(f"no report: {error}")
+    report = report_on(chosen, write_report, console)
     return MixedOutcome(run=run, found=found, chosen=chosen, failure=failure, report=report)

@@ -26,7 +26,7 @@ from asrcompress.checkpoints.streaming import check_streamable
 from asrcompress.checkpoints.subject import trained_of
 from asrcompress.checkpoints.weights import write_weights
 from asrcompress.console import Console
-from asrcompress.errors import AsrCompressError, BadRecipe, CerGateFailed, IntegerGateFailed
+from asrcompress.errors import BadRecipe, CerGateFailed, IntegerGateFailed
 from asrcompress.files import sha256_file
 from asrcompress.manifests.manifest import Utterance, load_manifest
 from asrcompress.paddle_imports import import_paddle
@@ -34,6 +34,7 @@ from asrcompress.pipeline.decoder import check_decodable, decoder_stages
 from asrcompress.pipeline.measurement import check_forms, gate_cer, measure_kernels
 from asrcompress.pipeline.pruning import prune_checkpoint
 from asrcompress.pipeline.recognizer import Recognizer, from_checkpoint, from_network, from_run
+from asrcompress.pipeline.reporting import report_on
 from asrcompress.pipeline.stages import record_stages
 from asrcompress.pipeline.streaming import StreamingOutcome, stream_stages
 from asrcompress.ranges import read_ranges, write_ranges
@@ -134,7 +135,7 @@ def compress(kind: str, recipe: Recipe, checkpoint: Checkpoint, console: Console
         record_stages(run, recipe, checkpoint, speech.gate, console)
         streaming = stream_stages(run, recipe, checkpoint, speech.gate, console)
         outcome = _conclude(run, recipe, verdict, share, streaming, decoder_share)
-        return replace(outcome, report=_report_on(run, console))
+        return replace(outcome, report=report_on(run, write_report, console))
 
 
 def make_artifact(
@@ -334,16 +335,6 @@ def _measure_noise(run: Run, checkpoint: Checkpoint, speech: Speech, console: Co
             network, restore_quantized(run, checkpoint), features, progress=advance
         )
     run.write_json("sqnr.json", strict_json.to_json(noise))
-
-
-def _report_on(run: Run, console: Console) -> Path | None:
-    """The page for people; a run whose page cannot be made is no less finished."""
-    try:
-        with console.status("writing the report"):
-            return write_report(run)
-    except AsrCompressError as error:
-        console.warn(f"no report: {error}")
-        return None
 
 
 def _onnx_form(path: Any, checkpoint: Checkpoint) -> Recognizer:

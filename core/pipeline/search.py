@@ -31,6 +31,7 @@ from asrcompress.pipeline.audition import check_dev, open_audition
 from asrcompress.pipeline.decoder import check_decodable
 from asrcompress.pipeline.footprint import Scales, measure_reference, write_recordings
 from asrcompress.pipeline.quantize import compress
+from asrcompress.pipeline.reporting import report_on
 from asrcompress.pipeline.search_space import Space, space_of
 from asrcompress.pipeline.search_study import Study, open_study
 from asrcompress.pipeline.search_trial import Stand
@@ -228,7 +229,7 @@ def _conclude(run: Run, recipe: Recipe, stand: Stand, study: Study) -> SearchOut
         result=result,
         chosen=None if chosen is None else stand.run_of(chosen.choice),
         failure=None if chosen is not None else _failure(result),
-        report=_report_on(run, audition.console),
+        report=report_on(run, write_search_report, audition.console),
     )
 
 
@@ -267,13 +268,3 @@ def _failure(result: SearchResult) -> SearchFailed:
         hint = "a larger data.dev to choose by, or --gate-tries; report the gate's looks honestly"
     text = search_text.failure(result.candidates, result.verified, result.goal)
     return SearchFailed(text, hint=hint)
-
-
-def _report_on(run: Run, console: Console) -> Path | None:
-    """The page for people; a search whose page cannot be made is no less finished."""
-    try:
-        with console.status("writing the report"):
-            return write_search_report(run)
-    except AsrCompressError as error:
-        console.warn(f"no report: {error}")
-        return None
