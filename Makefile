@@ -66,9 +66,9 @@ types: $(STAMP)  ## mypy, strict
 	MYPYPATH=build/typed $(BIN)/mypy -p asrcompress
 
 FUZZ_SECONDS ?= 60
-fuzz: $(STAMP)  ## fuzz the readers of bundles and manifests, a minute each
+fuzz: $(STAMP)  ## fuzz the readers of bundles, graphs and manifests, a minute each
 	$(PIP) install -e ".[fuzz]" --no-build-isolation --constraint requirements-lock.txt
-	for target in bundle manifest; do $(TEST_ENV) $(BIN)/python fuzz/fuzz_$$target.py \
+	for target in bundle graph manifest; do $(TEST_ENV) $(BIN)/python fuzz/fuzz_$$target.py \
 		-max_total_time=$(FUZZ_SECONDS) -max_len=4096 -len_control=0 -rss_limit_mb=2048 || exit 1; done
 
 # ARGS="--quick" takes minutes; ARGS="--run PATH" benches a run of your own. See docs/performance.md.

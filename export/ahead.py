@@ -7,6 +7,7 @@ load time, on a device again and again with the same result, which it can as wel
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -14,12 +15,14 @@ import onnxruntime
 
 from asrcompress.errors import ExportFailed
 from asrcompress.onnxruntime_errors import ORT_ERRORS
+from asrcompress.onnxruntime_optimizers import OPTIMIZED_KEY
 
 _SEVERITY_ERROR = 3
+# The first that has layer normalisation as an operator.
+_LAYER_NORM_OPSET = 17
 # They would store weights in another form, which a graph for streams could no longer share with the
 # one for utterances, or write operators that are not in ONNX at this opset.
 _LEFT_FOR_LOADING = (
-    "ConstantFolding",
     "ConstantFoldingDQ",
     "TransposeOptimizer",
     "TransposeOptimizer_CPUExecutionProvider",
@@ -59,7 +62,30 @@ def optimize_ahead(model: onnx.ModelProto) -> onnx.ModelProto:
             raise ExportFailed(f"ONNX Runtime refuses the graph: {error}") from error
         found = onnx.load(path)
     _keep_declarations(model, found)
+    if _is_finished(found):
+        found.metadata_props.add(key=OPTIMIZED_KEY, value=f"onnxruntime {onnxruntime.__version__}")
     return found
+
+
+def _is_finished(model: onnx.ModelProto) -> bool:
+    """Whether the optimizers in `DONE_AHEAD` would find nothing more.
+
+    Not so before opset 17: there they wait for layer norms, which are fused at loading.
+    """
+    opset = {item.domain: item.version for item in model.opset_import}[""]
+    return opset >= _LAYER_NORM_OPSET and not list(_constant_nodes(model.graph, frozenset()))
+
+
+def _constant_nodes(graph: onnx.GraphProto, outside: frozenset[str]) -> Iterator[onnx.NodeProto]:
+    """Nodes that compute the same at every call, loops' bodies included."""
+    constants = {*outside, *(item.name for item in graph.initializer)}
+    for node in graph.node:
+        if all(name in constants for name in node.input):
+            constants |= set(node.output)
+            yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _constant_nodes(attribute.g, frozenset(constants))
 
 
 def _keep_declarations(model: onnx.ModelProto, found: onnx.ModelProto) -> None:

@@ -22,6 +22,7 @@ from asrcompress.errors import ExportFailed
 from asrcompress.export.ahead import optimize_ahead
 from asrcompress.export.integer_operators import fuse_integer_operators
 from asrcompress.export.recurrent_int8 import quantize_recurrent
+from asrcompress.export.residual_norms import fuse_residual_norms
 from asrcompress.export.swish_int8 import quantize_swishes
 from asrcompress.ranges import ActivationRange, Ranges, WeightRange
 
@@ -90,6 +91,7 @@ def quantize_graph(
     quantize_recurrent(quantized, ranges)
     if operators == "onnxruntime":
         fuse_integer_operators(quantized)
+        fuse_residual_norms(quantized)
         quantized = optimize_ahead(quantized) if whole else quantized
     quantized.producer_name = "asrcompress"
     onnx.checker.check_model(quantized, full_check=True)

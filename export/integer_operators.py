@@ -8,7 +8,8 @@ call; done here, the results are the same numbers:
 * **Bias and factor behind any other product.** They stay passes of their own over a float tensor,
   although ``MatMulIntegerToFloat`` adds a bias while it writes its output, and a constant factor
   (1/sqrt(d) of attention, 1/2 of a macaron layer) is only another scale.
-* **Codes that become floats only to be moved about.** They can be moved as codes.
+* **Codes that become floats only to be moved about**, or to be asked for their shape. They can be
+  moved, and asked, as codes.
 * **A first convolution with one input channel**: `asrcompress.export.four_channels`.
 
 Zero points of symmetric weights stay where they are, zeros as they may be: only with them can ONNX
@@ -32,6 +33,8 @@ from asrcompress.export.four_channels import pack_pixels
 from asrcompress.export.rewriting import Rewriting
 
 DOMAIN = "com.microsoft"
+# Behind the name of a weight (inputs, outputs): the same as a kernel (outputs, inputs, 1, 1).
+KERNEL = "_kernel"
 # What may lie between a product and its quantization without arithmetic.
 _MOVES = {"Transpose", "Reshape", "Squeeze", "Unsqueeze"}
 
@@ -44,6 +47,7 @@ def fuse_integer_operators(model: onnx.ModelProto) -> None:
     """
     graph = Rewriting(model)
     for node in graph.nodes("DequantizeLinear"):
+        _ask(graph, node.output[0], node.input[0])
         _move_codes(graph, node)
     for node in graph.nodes("MatMul"):
         product = _product(graph, node)
@@ -114,9 +118,11 @@ def _fuse(graph: Rewriting, product: _Product) -> None:
         _fuse_to_float(graph, product)
     elif product.bias is None:
         pass  # ONNX Runtime makes a QLinearMatMul of it, which writes the codes at once
-    elif len(graph.dimensions(product.output) or ()) == 3:
-        _fuse_to_codes(graph, product, moves, quantize)
+    elif len(graph.dimensions(product.output) or ()) == 3 and not moves:
+        _fuse_to_codes(graph, product, quantize)
     else:
+        # What is moved first is split into heads, and in a stream put behind a cache of floats: the
+        # two graphs would store the weight in two forms, and could not share it.
         _fuse_to_float(graph, product)
 
 
@@ -160,9 +166,7 @@ def _codes_of(graph: Rewriting, left: Any) -> tuple[str, tuple[Any, ...]]:
     return again, (helper.make_node("QuantizeLinear", [*left.output, *left.input[1:]], [again]),)
 
 
-def _fuse_to_codes(
-    graph: Rewriting, product: _Product, moves: Sequence[Any], quantize: Any
-) -> None:
+def _fuse_to_codes(graph: Rewriting, product: _Product, quantize: Any) -> None:
     """A convolution of kernel 1 in place of a product (batch, frames, channels) and its bias.
 
     The batch stands for the height and the frames for the width of an image with channels last.
@@ -175,11 +179,11 @@ def _fuse_to_codes(
     bias = np.rint(graph.value(product.bias) / step).astype(np.int32)
     axis = graph.add("image_axis", np.array([0], np.int64))
     codes, before = _codes_of(graph, left)
-    kernel_axes = graph.add("kernel_axes", np.array([2, 3], np.int64))
+    kernel = np.ascontiguousarray(product.codes.T)[:, :, None, None]
     inputs = [
         f"{name}_channels_first",
         *left.input[1:],
-        f"{name}_kernel",
+        graph.add(right.input[0] + KERNEL, kernel),
         *right.input[1:],
         *quantize.input[1:],
         graph.add(f"{product.bias}_codes", bias),
@@ -194,9 +198,6 @@ def _fuse_to_codes(
     graph.replace(
         product.nodes,
         *before,
-        # ONNX Runtime does this once, at load; in the file weights lie as in every other graph.
-        helper.make_node("Transpose", [right.input[0]], [f"{name}_rows"], perm=[1, 0]),
-        helper.make_node("Unsqueeze", [f"{name}_rows", kernel_axes], [f"{name}_kernel"]),
         helper.make_node("Unsqueeze", [codes, axis], [f"{name}_image"]),
         # ONNX Runtime has an operator with channels last, and takes it by itself; but it does not
         # know that one where it keeps int8 sums from saturating on CPUs without VNNI.
@@ -205,9 +206,10 @@ def _fuse_to_codes(
         ),
         convolution,
         helper.make_node("Transpose", [f"{name}_pixels"], [f"{name}_lines"], perm=[0, 2, 3, 1]),
-        helper.make_node("Squeeze", [f"{name}_lines", axis], [f"{name}_codes"]),
+        helper.make_node("Squeeze", [f"{name}_lines", axis], [f"{name}_rows"]),
     )
-    _move(graph, f"{name}_codes", moves, quantize)
+    _ask(graph, name, f"{name}_rows")
+    graph.replace([quantize], helper.make_node("Identity", [f"{name}_rows"], [*quantize.output]))
 
 
 def _move_codes(graph: Rewriting, node: Any) -> None:
@@ -230,15 +232,25 @@ def _move(graph: Rewriting, codes: str, moves: Sequence[Any], quantize: Any) -> 
         moved.attribute.extend(move.attribute)
         graph.replace([move], moved)
         codes = moved.output[0]
+        _ask(graph, move.output[0], codes)
     graph.replace([quantize], helper.make_node("Identity", [codes], [quantize.output[0]]))
+
+
+def _ask(graph: Rewriting, floats: str, codes: str) -> None:
+    """Let whoever asks for the shape of `floats` ask that of `codes`."""
+    for node in graph.readers(floats):
+        if node.op_type == "Shape":
+            asked = helper.make_node("Shape", [codes], [*node.output], name=node.name)
+            asked.attribute.extend(node.attribute)
+            graph.replace([node], asked)
 
 
 def _quantized_next(graph: Rewriting, name: str) -> tuple[list[Any], Any]:
     """What moves a tensor about before it is quantized, and the QuantizeLinear; None for none."""
     moves = []
-    following = graph.reader(name)
+    following = graph.reader(name, besides="Shape")
     while following is not None and following.op_type in _MOVES:
         moves.append(following)
-        following = graph.reader(following.output[0])
+        following = graph.reader(following.output[0], besides="Shape")
     quantized = following is not None and following.op_type == "QuantizeLinear"
     return moves, following if quantized else None

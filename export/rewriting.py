@@ -72,9 +72,13 @@ class Rewriting:
         """The nodes that read `name`, in their subgraphs too."""
         return list(self._readers.get(name, ()))
 
-    def reader(self, name: str) -> Any:
-        """The only node that reads `name`; None where there are others, or it is an output."""
-        found = self._readers.get(name, ())
+    def reader(self, name: str, *, besides: str = "") -> Any:
+        """The only node that reads `name`; None where there are others, or it is an output.
+
+        Args:
+            besides: operator that does not count.
+        """
+        found = [node for node in self._readers.get(name, ()) if node.op_type != besides]
         return found[0] if len(found) == 1 and name not in self._outputs else None
 
     def is_output(self, name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -11,13 +12,18 @@ import onnxruntime
 
 from asrcompress import process_memory
 from asrcompress.bundles.manifest import TensorSpec
+from asrcompress.bundles.onnx_header import read_metadata
 from asrcompress.errors import BadBundle
 from asrcompress.onnxruntime_errors import ORT_ERRORS
+from asrcompress.onnxruntime_optimizers import DONE_AHEAD, OPTIMIZED_KEY
+from asrcompress.runtime.mapped_weights import map_weights
 
 T = TypeVar("T")
 
 _DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(bool)": "bool"}
 _SEVERITY_ERROR = 3
+# The first release that loads a graph from memory and its weights from a folder.
+_MAPS_WEIGHTS = (1, 21)
 
 
 class OnnxGraph:
@@ -51,12 +57,8 @@ class OnnxGraph:
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
         # Measured on AVX2 with 8-bit weights: log-probabilities are 0.1 to 0.25 nats off without.
         options.add_session_config_entry("session.x64quantprecision", str(int(exact_sums)))
-        self._session: onnxruntime.InferenceSession = self._mapped(
-            lambda: onnxruntime.InferenceSession(
-                str(path), sess_options=options, providers=["CPUExecutionProvider"]
-            )
-        )
-        # The weights as they were before they were packed: 26 MB of a graph of 36 MB.
+        self._session = self._load(options)
+        # Whatever was not mapped, as it was before it was packed.
         process_memory.give_back()
         self.inputs = self._tensors("inputs", self._session.get_inputs())
         self.outputs = self._tensors("outputs", self._session.get_outputs())
@@ -85,6 +87,33 @@ class OnnxGraph:
                     f"{self.path}: {side} are {shown(seen)}, expected {shown(declared)}"
                 )
 
+    def _load(self, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+        """Session of the file; with its weights mapped where ONNX Runtime can do so.
+
+        Some of its optimizers read a weight that lies outside as if it were empty (seen in 1.23):
+        so only where they have nothing to do, and are left out.
+        """
+        if not (_can_map_weights() and OPTIMIZED_KEY in read_metadata(self.path)):
+            return self._session_of(str(self.path), options)
+        graph = map_weights(self.path)
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(graph.folder)
+        )
+        return self._session_of(graph.model, options, DONE_AHEAD)
+
+    def _session_of(
+        self, model: str | bytes, options: onnxruntime.SessionOptions, needless: Sequence[str] = ()
+    ) -> onnxruntime.InferenceSession:
+        """Session of a file or a message, without some optimizers."""
+        return self._mapped(
+            lambda: onnxruntime.InferenceSession(
+                model,
+                sess_options=options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=list(needless),
+            )
+        )
+
     def _tensors(self, side: str, nodes: Sequence[onnxruntime.NodeArg]) -> tuple[TensorSpec, ...]:
         if any(node.type not in _DTYPES for node in nodes):
             seen = ", ".join(f"{node.name} {node.type}{node.shape}" for node in nodes)
@@ -106,6 +135,11 @@ class OnnxGraph:
         except ORT_ERRORS as error:
             reason = " ".join(str(error).split())
             raise BadBundle(f"{self.path}: ONNX Runtime refuses it, {reason}") from error
+
+
+def _can_map_weights() -> bool:
+    numbers = re.findall(r"\d+", onnxruntime.__version__)
+    return tuple(int(number) for number in numbers[:2]) >= _MAPS_WEIGHTS
 
 
 def shown(tensors: Sequence[TensorSpec]) -> str:

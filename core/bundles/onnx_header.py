@@ -1,23 +1,41 @@
-"""The opset of an ONNX file, read without the onnx package, which a device does not have.
+"""What an ONNX file says of itself, read without the onnx package, which a device does not have.
 
-A ModelProto is a sequence of protobuf fields; everything but field 8 (opset_import) is skipped by
-its length, so that no weight is read. Wire format: protobuf.dev/programming-guides/encoding.
+A ModelProto's graph is skipped by its length, so that no weight is read.
 """
 
 from __future__ import annotations
 
-import os
+import contextlib
+import mmap
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
+from asrcompress.bundles.wire_format import BYTES, VARINT, Damaged, Field, fields, varint
 from asrcompress.errors import BadBundle
 from asrcompress.files import reading
 
-_OPSET_IMPORT = 8
+_OPSET_IMPORT, _METADATA = 8, 14  # of ModelProto
 _DOMAIN, _VERSION = 1, 2  # of OperatorSetIdProto
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_MOST_BYTES = 4096  # of one opset_import: a domain and a number
-_MOST_LENGTH = 1 << 48  # of any field; what is longer cannot be skipped
+_KEY, _VALUE = 1, 2  # of StringStringEntryProto
+
+
+@contextlib.contextmanager
+def mapped(path: Path) -> Iterator[bytes | mmap.mmap]:
+    """The bytes of an ONNX file, of which only those are read that are looked at.
+
+    Raises:
+        BadBundle: it cannot be read, or what is read in the block is no ONNX model.
+    """
+    with contextlib.ExitStack() as stack:
+        with reading(path, BadBundle), open(path, "rb") as file:
+            empty = not file.seek(0, 2)
+            content = b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if isinstance(content, mmap.mmap):
+            stack.enter_context(content)
+        try:
+            yield content
+        except Damaged as error:
+            raise BadBundle(f"{path}: is no ONNX model, or {error}") from error
 
 
 def read_opset(path: Path) -> int:
@@ -26,56 +44,43 @@ def read_opset(path: Path) -> int:
     Raises:
         BadBundle: not an ONNX model, or it imports none.
     """
-    with reading(path, BadBundle), open(path, "rb") as stream:
-        size = os.fstat(stream.fileno()).st_size
-        while stream.tell() < size:
-            field, kind, length = _next_field(stream, path)
-            if kind != _BYTES:
-                continue
-            if field != _OPSET_IMPORT or length > _MOST_BYTES:
-                stream.seek(length, os.SEEK_CUR)
-                continue
-            domain, version = _opset_import(stream, stream.tell() + length, path)
-            if domain in (b"", b"ai.onnx"):
-                return version
+    with mapped(path) as model:
+        for field in fields(model, 0, len(model)):
+            if field.number == _OPSET_IMPORT and field.kind == BYTES:
+                domain, version = _opset_import(model, field.value, field.end)
+                if domain in (b"", b"ai.onnx"):
+                    return version
     raise BadBundle(f"{path}: imports no opset, expected an ONNX model")
 
 
-def _opset_import(stream: BinaryIO, end: int, path: Path) -> tuple[bytes, int]:
+def read_metadata(path: Path) -> dict[str, str]:
+    """What the graph at `path` says of itself, by key.
+
+    Raises:
+        BadBundle: not an ONNX model.
+    """
+    with mapped(path) as model:
+        return dict(
+            _entry(model, field)
+            for field in fields(model, 0, len(model))
+            if field.number == _METADATA and field.kind == BYTES
+        )
+
+
+def _entry(model: bytes | mmap.mmap, entry: Field) -> tuple[str, str]:
+    texts = {
+        part.number: model[part.value : part.end].decode(errors="replace")
+        for part in fields(model, entry.value, entry.end)
+        if part.kind == BYTES
+    }
+    return texts.get(_KEY, ""), texts.get(_VALUE, "")
+
+
+def _opset_import(model: bytes | mmap.mmap, start: int, end: int) -> tuple[bytes, int]:
     domain, version = b"", 0
-    while stream.tell() < end:
-        field, kind, value = _next_field(stream, path)
-        if field == _DOMAIN and kind == _BYTES:
-            domain = stream.read(value)
-        elif kind == _BYTES:
-            stream.seek(value, os.SEEK_CUR)
-        elif field == _VERSION and kind == _VARINT:
-            version = value
+    for field in fields(model, start, end):
+        if field.number == _DOMAIN and field.kind == BYTES:
+            domain = model[field.value : field.end]
+        elif field.number == _VERSION and field.kind == VARINT:
+            version = varint(model, field.value, field.end)[0]
     return domain, version
-
-
-def _next_field(stream: BinaryIO, path: Path) -> tuple[int, int, int]:
-    """Number and kind of the next field, and its value, or its length where it is of bytes."""
-    tag = _varint(stream, path)
-    kind = tag & 7
-    if kind in (_VARINT, _BYTES):
-        value = _varint(stream, path)
-        if kind == _BYTES and value > _MOST_LENGTH:
-            raise BadBundle(f"{path}: is no ONNX model, or is damaged")
-        return tag >> 3, kind, value
-    if kind in (_FIXED64, _FIXED32):
-        stream.seek(8 if kind == _FIXED64 else 4, os.SEEK_CUR)
-        return tag >> 3, kind, 0
-    raise BadBundle(f"{path}: is no ONNX model, or is damaged")
-
-
-def _varint(stream: BinaryIO, path: Path) -> int:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = stream.read(1)
-        if not byte:
-            break
-        value |= (byte[0] & 0x7F) << shift
-        if byte[0] < 0x80:
-            return value
-    raise BadBundle(f"{path}: is no ONNX model, or ends in the middle")

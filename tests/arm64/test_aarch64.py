@@ -167,7 +167,7 @@ def test_a_wrong_weight_fails_there_too(device: Any, int8_bundle: Path, tmp_path
     (weights,) = [
         item
         for item in model.graph.initializer
-        if item.name == "encoder.encoders.0.feed_forward.w_1.weight_quantized"
+        if item.name == "encoder.encoders.0.feed_forward.w_1.weight_quantized_kernel"
     ]
     codes = numpy_helper.to_array(weights).copy()
     codes.reshape(-1).view(np.uint8)[:64] ^= 0x80

@@ -188,7 +188,7 @@ def flip_weights(model: onnx.ModelProto) -> None:
     """Invert all bits of 1 % of the int8 weights."""
     rng = np.random.default_rng(0)
     for item in model.graph.initializer:
-        if item.data_type == onnx.TensorProto.INT8 and item.name.endswith("_quantized"):
+        if item.data_type == onnx.TensorProto.INT8 and "_quantized" in item.name:
             codes = numpy_helper.to_array(item).copy()
             hit = rng.random(codes.shape) < 0.01
             codes[hit] = np.where(codes[hit] >= 0, -127, 127)

@@ -18,6 +18,7 @@ from asrcompress.checkpoints.checkpoint import read_checkpoint
 from asrcompress.checkpoints.network import build_network
 from asrcompress.cli.app import app
 from asrcompress.errors import ExportFailed
+from asrcompress.export.integer_operators import KERNEL
 from asrcompress.pipeline.latency import LatencyProbe
 from asrcompress.pipeline.stages import check_zeros
 from asrcompress.recipe import Prune, Recipe
@@ -170,10 +171,11 @@ def test_zeros_stay_zeros_from_pruning_to_the_int8_graph(
 
 
 def int8_weight(path: Path, layer: str) -> Any:
+    """Codes of a layer whose product is a convolution of kernel 1, (inputs, outputs)."""
     return next(
-        numpy_helper.to_array(item)
+        numpy_helper.to_array(item)[:, :, 0, 0].T
         for item in onnx.load(str(path)).graph.initializer
-        if item.name == f"{layer}.weight_quantized"
+        if item.name == f"{layer}.weight_quantized{KERNEL}"
     )
 
 
@@ -181,7 +183,7 @@ def revive(path: Path, layer: str) -> None:
     """Make a one out of every zero of a layer, as a forgotten mask would."""
     model = onnx.load(str(path))
     for item in model.graph.initializer:
-        if item.name == f"{layer}.weight_quantized":
+        if item.name == f"{layer}.weight_quantized{KERNEL}":
             codes = numpy_helper.to_array(item).copy()
             codes[codes == 0] = 1
             item.CopyFrom(numpy_helper.from_array(codes, item.name))

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from asrcompress.errors import ExportFailed
 from asrcompress.export.ahead import optimize_ahead
 from asrcompress.export.integer_operators import DOMAIN, fuse_integer_operators
+from asrcompress.onnxruntime_optimizers import OPTIMIZED_KEY
 
 RNG = np.random.default_rng(0)
 
@@ -137,9 +138,8 @@ def test_a_product_with_a_bias_that_is_quantized_next_writes_codes() -> None:
     """Codes may differ by one where a value lies between two: the bias is rounded too."""
     made = product(
         helper.make_node("Add", ["product", "bias"], ["sum"]),
-        helper.make_node("Transpose", ["sum"], ["moved"], perm=[0, 2, 1]),
-        *quantized("moved"),
-        helper.make_node("Identity", ["moved_q"], ["y"]),
+        *quantized("sum"),
+        helper.make_node("Identity", ["sum_q"], ["y"]),
         extra=(tensor("bias", RNG.standard_normal(6).astype(np.float32)),),
     )
     x = RNG.standard_normal((1, 50, 8)).astype(np.float32)
@@ -151,6 +151,22 @@ def test_a_product_with_a_bias_that_is_quantized_next_writes_codes() -> None:
     gap = np.abs(run(made, x) - expected)
     assert gap.max() < 0.021  # one step
     assert (gap > 0.01).mean() < 0.01
+
+
+def test_a_product_that_is_moved_before_it_is_quantized_stays_one() -> None:
+    """So do heads, and a stream puts them behind a cache: one weight, one form in both graphs."""
+    made = product(
+        helper.make_node("Add", ["product", "bias"], ["sum"]),
+        helper.make_node("Transpose", ["sum"], ["moved"], perm=[0, 2, 1]),
+        *quantized("moved"),
+        helper.make_node("Identity", ["moved_q"], ["y"]),
+        extra=(tensor("bias", RNG.standard_normal(6).astype(np.float32)),),
+    )
+    x = RNG.standard_normal((1, 50, 8)).astype(np.float32)
+    expected = run(made, x)
+    fuse_integer_operators(made)
+    assert "MatMulIntegerToFloat" in kinds(made) and "QLinearConv" not in kinds(made)
+    assert np.abs(run(made, x) - expected).max() < 0.021  # one step
 
 
 def test_codes_are_moved_as_codes() -> None:
@@ -291,12 +307,77 @@ def test_what_loading_would_do_is_done_ahead() -> None:
     assert "Identity" not in kinds(found)
     assert np.array_equal(run(found, x), run(made, x))
     assert found.graph.name == "named" and found.ir_version == 8
-    assert [(item.key, item.value) for item in found.metadata_props] == [("made by", "hand")]
+    said = {item.key: item.value for item in found.metadata_props}
+    assert said == {"made by": "hand", OPTIMIZED_KEY: f"onnxruntime {onnxruntime.__version__}"}
     assert {item.domain for item in found.opset_import} == {"", DOMAIN}
     weights = {item.name: item for item in found.graph.initializer}
     stored = {item.name: item for item in made.graph.initializer}
     assert weights["w"].raw_data == stored["w"].raw_data
     assert list(weights["w"].dims) == [8, 6]
+
+
+@pytest.mark.parametrize("asked", ["sum", "x_q"])
+def test_what_is_asked_for_its_shape_is_not_made_floats(asked: str) -> None:
+    """Behind the product, and in front of it."""
+    bias = tensor("bias", RNG.standard_normal(6).astype(np.float32))
+    made = product(
+        helper.make_node("Add", ["product", "bias"], ["sum"]),
+        helper.make_node("Shape", [asked], ["shape"], start=1),
+        *quantized("sum"),
+        helper.make_node("Cast", ["shape"], ["size"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["size"], ["total"]),
+        helper.make_node("Mul", ["sum_q", "total"], ["y"]),
+        extra=(bias,),
+    )
+    x = RNG.standard_normal((1, 5, 8)).astype(np.float32)
+    expected = run(made, x)
+    fuse_integer_operators(made)
+    onnx.checker.check_model(made)
+    assert "MatMul" not in kinds(made) and "QLinearConv" in kinds(made)
+    floats = {node.output[0] for node in made.graph.node if node.op_type == "DequantizeLinear"}
+    (shape,) = (node for node in made.graph.node if node.op_type == "Shape")
+    assert shape.input[0] not in floats
+    assert np.abs(run(made, x) - expected).max() <= 0.02 * 14 * 1.01  # one code, times the shape
+
+
+def test_codes_that_are_moved_are_asked_for_their_shape() -> None:
+    nodes = [
+        *quantized("x"),
+        helper.make_node("Transpose", ["x_q"], ["moved"], perm=[0, 2, 1]),
+        helper.make_node("Shape", ["moved"], ["shape"]),
+        *quantized("moved"),
+        helper.make_node("Cast", ["shape"], ["size"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["moved_q", "size"], ["y"]),
+    ]
+    stored = [tensor("scale", np.float32(0.02)), tensor("zero", np.uint8(7))]
+    made = model(nodes, stored, dims=[1, "T", 3])
+    x = RNG.standard_normal((1, 3, 3)).astype(np.float32)
+    expected = run(made, x)
+    fuse_integer_operators(made)
+    assert kinds(made).count("DequantizeLinear") == 1
+    assert np.array_equal(run(made, x), expected)
+
+
+def is_finished(made: Any) -> bool:
+    return any(item.key == OPTIMIZED_KEY for item in made.metadata_props)
+
+
+def test_what_is_left_to_do_at_loading_is_said() -> None:
+    bias = tensor("bias", RNG.standard_normal(6).astype(np.float32))
+    add = helper.make_node("Add", ["product", "bias"], ["y"])
+    made = optimize_ahead(product(add, extra=(bias,)))
+    assert is_finished(made)
+    # A layer norm of several operators becomes one at loading, and only then meets others.
+    early = product(add, extra=(bias,))
+    early.opset_import[0].version = 13
+    assert not is_finished(optimize_ahead(early))
+    # What is dequantized at every call is folded at loading, or never.
+    stored = tensor("b", np.ones(6, np.int8)), tensor("b_zero", np.int8(0))
+    left = product(add, extra=stored)
+    left.graph.node.insert(
+        0, helper.make_node("DequantizeLinear", ["b", "scale", "b_zero"], ["bias"])
+    )
+    assert not is_finished(optimize_ahead(left))
 
 
 def test_a_graph_that_does_not_load_is_not_written_ahead() -> None:

@@ -20,6 +20,7 @@ import paddle
 from onnx import numpy_helper
 
 from asrcompress.audio import read_audio
+from asrcompress.bundles.onnx_header import read_metadata
 from asrcompress.checkpoints.acoustic import Context
 from asrcompress.checkpoints.batch_norm import fold_batch_norm
 from asrcompress.checkpoints.checkpoint import Checkpoint, read_checkpoint
@@ -30,11 +31,13 @@ from asrcompress.compress.quantized_network import QuantizedNetwork
 from asrcompress.export.chunk_graph import export_chunks
 from asrcompress.export.families import export_utterances
 from asrcompress.export.int8 import quantize_graph
+from asrcompress.export.integer_operators import KERNEL
 from asrcompress.export.integer_share import measure_integer_share
 from asrcompress.export.onnx_graph import save_graph
 from asrcompress.export.shared_weights import share_weights
 from asrcompress.export.streaming import describe_again, example_feed, export_streaming
 from asrcompress.manifests.manifest import load_manifest
+from asrcompress.onnxruntime_optimizers import OPTIMIZED_KEY
 from asrcompress.runtime.chunk_model import ChunkedAcousticModel, open_chunk_model
 from asrcompress.runtime.features import Fbank
 from asrcompress.runtime.session import OnnxAcousticModel
@@ -268,10 +271,11 @@ def test_both_graphs_hold_the_same_integers_and_only_one_copy(int8: Path) -> Non
     def integers(name: str) -> dict[str, np.ndarray]:
         model = onnx.load(int8 / name)  # reads external data too
         tensors = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
-        return {name: value for name, value in tensors.items() if name.endswith("_quantized")}
+        return {name: v for name, v in tensors.items() if name.endswith(("_quantized", KERNEL))}
 
     whole, chunks = integers("model.int8.onnx"), integers("model-streaming.int8.onnx")
     assert whole.keys() == chunks.keys()
+    assert any(name.endswith(KERNEL) for name in whole)
     assert sum(value.size for value in whole.values()) > 20_000
     for name, value in whole.items():
         assert np.array_equal(value, chunks[name]), name
@@ -279,13 +283,22 @@ def test_both_graphs_hold_the_same_integers_and_only_one_copy(int8: Path) -> Non
     assert (int8 / "model-streaming.int8.onnx").stat().st_size < alone - 20_000
 
 
+def test_nothing_is_left_to_simplify_when_they_are_loaded(int8: Path) -> None:
+    for name in ("model.int8.onnx", "model-streaming.int8.onnx"):
+        assert OPTIMIZED_KEY in read_metadata(int8 / name)
+
+
 def test_weights_of_another_network_are_not_shared(int8: Path, tmp_path: Path) -> None:
     other = onnx.load(int8 / "model.int8.onnx")
-    name = "encoder.encoders.0.feed_forward.w_1.weight_quantized"
+    name = f"encoder.encoders.0.feed_forward.w_1.weight_quantized{KERNEL}"
     item = next(i for i in other.graph.initializer if i.name == name)
     changed = numpy_helper.to_array(item).copy()
-    changed[0, 0] += 1 if changed[0, 0] < 127 else -1
+    changed.flat[0] += 1 if changed.flat[0] < 127 else -1
     item.CopyFrom(numpy_helper.from_array(changed, name))
+    onnx.save(other, tmp_path / "model.int8.onnx")
+    with pytest.raises(ExportFailed, match=f"{name}: differs"):
+        share_weights(onnx.load(int8 / "alone.onnx"), tmp_path / "model.int8.onnx")
+    item.CopyFrom(numpy_helper.from_array(-changed, "nobody's"))
     onnx.save(other, tmp_path / "model.int8.onnx")
     with pytest.raises(ExportFailed, match=f"{name}: differs"):
         share_weights(onnx.load(int8 / "alone.onnx"), tmp_path / "model.int8.onnx")

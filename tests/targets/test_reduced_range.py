@@ -24,6 +24,7 @@ from asrcompress.compress.quantized_network import QuantizedNetwork
 from asrcompress.errors import ExportFailed
 from asrcompress.export.families import export_utterances
 from asrcompress.export.int8 import quantize_graph
+from asrcompress.export.integer_operators import KERNEL
 from asrcompress.export.onnx_graph import save_graph
 from asrcompress.recipe import Quantization
 from asrcompress.runtime.session import OnnxAcousticModel
@@ -68,7 +69,7 @@ def weights_of(graph: onnx.ModelProto) -> list[np.ndarray]:
     return [
         numpy_helper.to_array(item)
         for item in graph.graph.initializer
-        if item.name.endswith("weight_quantized")
+        if item.name.endswith(("weight_quantized", KERNEL))
     ]
 
 
