@@ -88,6 +88,7 @@ class Transcriber:
         reverse_weight: float | None = None,
         hotwords: Mapping[str, float] | None = None,
         language_model: LanguageModel | None = None,
+        streams_only: bool = False,
     ) -> None:
         """Check every hash of the bundle, and load it.
 
@@ -103,8 +104,11 @@ class Transcriber:
             hotwords: phrase -> how much its log-probability is raised; searches by prefix_beam
                 where no method is given.
             language_model: fused into the search, likewise.
+            streams_only: do without the graph for whole recordings, and its memory. Otherwise the
+                one for streams is loaded besides it when the first stream is opened.
         Raises:
-            BadBundle: damaged, tampered with, or not loadable.
+            BadBundle: damaged, tampered with, or not loadable; no streaming graph where only
+                streams are wanted.
             BadSignature, MissingExtra: see `asrcompress.bundles.bundle.read_bundle`.
             BadRecipe: a setting out of range, or what this bundle or method cannot do.
             BadLanguageModel: not readable, or of other units than the network's.
@@ -122,7 +126,6 @@ class Transcriber:
                 f"expected {SAMPLE_RATE_HZ} Hz"
             )
         self._fbank = Fbank(manifest.features)
-        self._model = _open_model(self.bundle, threads=threads)
         self._decoder = open_decoder(
             self.bundle,
             choose_decoding(
@@ -138,8 +141,9 @@ class Transcriber:
         )
         self._threads = threads
         self._batch_size = batch_size
-        self._chunks: ChunkModel | None = None  # loaded when the first stream is opened
         self._timestamps = timestamps
+        self._utterances = None if streams_only else _open_model(self.bundle, threads=threads)
+        self._chunks = _open_chunks(self.bundle, threads=threads) if streams_only else None
 
     def transcribe(self, audio: Audio) -> Transcript:
         """What was said in one recording.
@@ -148,7 +152,7 @@ class Transcriber:
             BadAudio: not readable, or too short or too long for the network.
         """
         item = self._prepare(0, audio)
-        return self._decode(item, self._model.encode([item.features])[0])
+        return self._decode(item, self._whole.encode([item.features])[0])
 
     def self_test(self) -> SelfTest | None:
         """Compare what this device computes with what was computed at export; takes seconds.
@@ -170,7 +174,7 @@ class Transcriber:
         results = []
         for case, reference in zip(manifest.golden.cases, references, strict=True):
             item = self._prepare(0, self.bundle.path / case.audio)
-            log_probs = self._model.log_probs([item.features])[0]
+            log_probs = self._whole.log_probs([item.features])[0]
             text = self.bundle.tokens.ids_to_text(greedy(log_probs, manifest.blank_id))
             results.append(judge_case(case, reference=reference, log_probs=log_probs, text=text))
         return SelfTest(results=tuple(results), tolerance_nats=manifest.golden.tolerance_nats)
@@ -198,27 +202,14 @@ class Transcriber:
         Raises:
             BadBundle: the bundle has no streaming graph, or one without what the method needs.
         """
-        from asrcompress.runtime.chunk_model import open_chunk_model
         from asrcompress.runtime.streaming import Stream
 
-        manifest = self.bundle.manifest
         if self._chunks is None:
-            if manifest.streaming is None:
-                raise BadBundle(
-                    f"{self.bundle.path}: has no streaming graph, expected one",
-                    hint="quantize the checkpoint with --chunk-size",
-                )
-            self._chunks = open_chunk_model(
-                self.bundle.path / manifest.streaming.model,
-                manifest.streaming,
-                threads=self._threads,
-                exact_sums=needs_exact_sums(manifest.target),
-            )
-        tokens = self.bundle.tokens
+            self._chunks = _open_chunks(self.bundle, threads=self._threads)
         return Stream(
             self._chunks,
             self._fbank,
-            tokens,
+            self.bundle.tokens,
             decoder=self._decoder,
             endpoint=endpoint,
         )
@@ -234,10 +225,20 @@ class Transcriber:
             items = [self._prepare(index, one) for index, one in enumerate(window)]
             done: dict[int, Transcript] = {}
             for batch in self._batches(items):
-                outputs = self._model.encode([item.features for item in batch])
+                outputs = self._whole.encode([item.features for item in batch])
                 for item, encoded in zip(batch, outputs, strict=True):
                     done[item.index] = self._decode(item, encoded)
             yield from (done[index] for index in range(len(window)))
+
+    @property
+    def _whole(self) -> OnnxAcousticModel | LiteAcousticModel:
+        """The network for whole recordings."""
+        if self._utterances is None:
+            raise BadRecipe(
+                f"{self.bundle.path}: was opened with streams_only, expected a stream",
+                hint="open it without, to transcribe whole recordings",
+            )
+        return self._utterances
 
     def _prepare(self, index: int, audio: Audio) -> _Item:
         if isinstance(audio, np.ndarray):
@@ -314,3 +315,21 @@ def _open_model(bundle: Bundle, *, threads: int) -> OnnxAcousticModel | LiteAcou
     )
     model.check_against(manifest)
     return model
+
+
+def _open_chunks(bundle: Bundle, *, threads: int) -> ChunkModel:
+    """The network of a bundle that takes a stream chunk by chunk."""
+    from asrcompress.runtime.chunk_model import open_chunk_model
+
+    manifest = bundle.manifest
+    if manifest.streaming is None:
+        raise BadBundle(
+            f"{bundle.path}: has no streaming graph, expected one",
+            hint="quantize the checkpoint with --chunk-size",
+        )
+    return open_chunk_model(
+        bundle.path / manifest.streaming.model,
+        manifest.streaming,
+        threads=threads,
+        exact_sums=needs_exact_sums(manifest.target),
+    )

@@ -299,6 +299,7 @@ def transcribe(
         reverse_weight=reverse_weight,
         hotwords=hotwords_of(hotword, hotwords_file),
         language_model=language_model_of(lm, lm_weight, lm_bonus, lm_unit),
+        streams_only=stream,
     )
     if stream:
         hear(transcriber, audio, console=Console(quiet=quiet or json), json=json)

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asrcompress.bundles.bundle import BundleManifest, StreamingModel, TensorSpec, write_bundle
-from asrcompress.errors import BadAudio, BadBundle
+from asrcompress.errors import BadAudio, BadBundle, BadRecipe
 from asrcompress.features import FeatureSpec
 from asrcompress.recipe import Decoding
 from asrcompress.runtime import Transcriber
@@ -30,6 +30,7 @@ from asrcompress.runtime.decode import greedy
 from asrcompress.runtime.decoder import Decoder
 from asrcompress.runtime.endpoint import NO_ENDPOINT, Endpoint, EndpointRule
 from asrcompress.runtime.features import Fbank
+from asrcompress.runtime.graph import OnnxGraph
 from asrcompress.runtime.streaming import Partial, Stream
 from asrcompress.tokens import Vocabulary
 
@@ -422,6 +423,30 @@ def test_a_bundle_streams(make_streaming_bundle: Any, speech: Any, vocabulary: V
     assert both[-1] == found[-1]
 
 
+def test_a_device_that_only_streams_loads_one_graph(
+    make_streaming_bundle: Any, speech: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_streaming_bundle()
+    loaded = []
+    load = OnnxGraph.__init__
+
+    def watched(self: OnnxGraph, path: Path, **options: Any) -> None:
+        loaded.append(path.name)
+        load(self, path, **options)
+
+    monkeypatch.setattr(OnnxGraph, "__init__", watched)
+    both = Transcriber(path)
+    expected = list(both.stream([speech()]))
+    assert loaded == ["model.onnx", "model-streaming.onnx"] and expected
+    loaded.clear()
+    lean = Transcriber(path, streams_only=True)
+    assert list(lean.stream([speech()])) == expected
+    assert loaded == ["model-streaming.onnx"]
+    for whole in (lambda: lean.transcribe(speech()), lambda: lean.transcribe_batch([speech()])):
+        with pytest.raises(BadRecipe, match="was opened with streams_only, expected a stream"):
+            whole()
+
+
 def test_two_streams_of_one_bundle_do_not_mix(make_streaming_bundle: Any, speech: Any) -> None:
     transcriber = Transcriber(make_streaming_bundle())
     one, other = speech(1.5, seed=1), speech(1.5, seed=2)
@@ -434,8 +459,11 @@ def test_two_streams_of_one_bundle_do_not_mix(make_streaming_bundle: Any, speech
 
 
 def test_a_bundle_without_a_streaming_graph(make_bundle: Any) -> None:
+    path = make_bundle().path
     with pytest.raises(BadBundle, match="has no streaming graph") as caught:
-        Transcriber(make_bundle().path).open_stream()
+        Transcriber(path).open_stream()
+    with pytest.raises(BadBundle, match="has no streaming graph"):
+        Transcriber(path, streams_only=True)
     assert "--chunk-size" in caught.value.hint
 
 

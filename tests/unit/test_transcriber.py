@@ -90,13 +90,13 @@ def test_batches_are_bounded_by_their_padded_size(
     monkeypatch.setattr(transcriber, "_MAX_BATCH_FRAMES", 200)
     ready = Transcriber(make_bundle().path)
     sizes: list[list[int]] = []
-    real = ready._model.encode
+    real = ready._whole.encode
 
     def spy(batch: list[np.ndarray]) -> list[EncodedUtterance]:
         sizes.append([len(features) for features in batch])
         return real(batch)
 
-    monkeypatch.setattr(ready._model, "encode", spy)
+    monkeypatch.setattr(ready._whole, "encode", spy)
     ready.transcribe_batch([speech(s) for s in (0.5, 3.0, 0.52, 0.9, 0.51, 0.2)])
     assert sizes == [[298], [88, 50], [49, 48, 18]]
 
@@ -215,10 +215,15 @@ def test_a_graph_that_gives_nan(make_model: MakeModel) -> None:
 
 
 def test_what_onnx_runtime_refuses_is_a_bad_bundle(tmp_path: Path, make_model: MakeModel) -> None:
-    text = tmp_path / "text.onnx"
+    text, empty = tmp_path / "text.onnx", tmp_path / "empty.onnx"
     text.write_text("this is no graph")
-    for path in (text, tmp_path / "missing.onnx"):
-        with pytest.raises(BadBundle, match=rf"{path.name}: ONNX Runtime refuses it"):
+    empty.touch()
+    for path, reason in (
+        (text, "is no ONNX model, or is damaged"),
+        (tmp_path / "missing.onnx", "cannot be read, No such file"),
+        (empty, "ONNX Runtime refuses it"),
+    ):
+        with pytest.raises(BadBundle, match=rf"{path.name}: {reason}"):
             OnnxAcousticModel(path)
     with pytest.raises(BadBundle, match=r"ONNX Runtime refuses it, .*Got invalid dimensions"):
         OnnxAcousticModel(make_model()).log_probs([np.zeros((10, 79), np.float32)])
