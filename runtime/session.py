@@ -27,16 +27,14 @@ class OnnxAcousticModel:
         fixed_batch: the only batch size that the graph takes, or None where it is free.
     """
 
-    def __init__(
-        self, path: Path, *, threads: int = 1, spin: bool = False, exact_sums: bool = True
-    ) -> None:
+    def __init__(self, path: Path, *, threads: int = 1, exact_sums: bool = True) -> None:
         """Load a graph; see `OnnxGraph`.
 
         Raises:
             BadBundle: not a graph, not loadable, or with other inputs and outputs.
         """
         self._path = path
-        self._graph = OnnxGraph(path, threads=threads, spin=spin, exact_sums=exact_sums)
+        self._graph = OnnxGraph(path, threads=threads, exact_sums=exact_sums)
         self.inputs, self.outputs = self._graph.inputs, self._graph.outputs
         for side, tensors in (("inputs", self.inputs), ("outputs", self.outputs[:2])):
             if [(t.dtype, len(t.dims)) for t in tensors] != _PAIR:
