@@ -24,6 +24,9 @@ from bench.process import Worker
 # Threads of some libraries poll for a moment behind a call, which the next one would pay for.
 _PAUSE_S = 0.02
 _WARM_UPS = 2
+# Who takes longer than this for a recording is called a few times only: some need a minute.
+_PATIENCE_S = 5.0
+_FEW_ROUNDS = 3
 Say = Callable[[str], None]
 
 
@@ -67,7 +70,7 @@ def measure_warm(
     rounds: Callable[[float], int],
     say: Say,
 ) -> tuple[dict[str, list[list[float]]], dict[str, str]]:
-    """Seconds per call: name -> per input, per round.
+    """Seconds per call: name -> per input, per round; the slowest have the first rounds only.
 
     Args:
         rounds: how many for a recording of some seconds.
@@ -92,9 +95,12 @@ def measure_warm(
             say(f"  {item.seconds:g} s, {threads} thread(s), {count} rounds")
             for turn in range(count + _WARM_UPS):
                 for name in rotated(list(workers), turn):
+                    own = times[name][index]
+                    if len(own) >= _FEW_ROUNDS and own[-1] > _PATIENCE_S:
+                        continue
                     seconds = _timed(workers[name], item)
                     if turn >= _WARM_UPS:
-                        times[name][index].append(seconds)
+                        own.append(seconds)
     return times, failed
 
 

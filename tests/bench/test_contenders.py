@@ -16,7 +16,7 @@ from asrcompress.errors import SidecarFailed
 from asrcompress.features import FeatureSpec
 from asrcompress.runtime.features import Fbank
 from asrcompress.tokens import Vocabulary
-from bench import contenders, roofline
+from bench import contenders, measure, roofline
 from bench.artifact import Artifact, NotRun, Settings
 from bench.contenders import AUDIO, BASELINE, CONTENDERS, FEATURES, OURS, Contender, built, chosen
 from bench.inputs import Input, coloured_noise, write_input
@@ -197,6 +197,22 @@ def test_who_dies_drops_out_and_the_others_go_on(product: Artifact, tmp_path: Pa
     assert list(failed) == ["bad"]
     assert "bad: ended with exit code 1 in load" in failed["bad"]
     assert "nowhere.onnx" in failed["bad"]
+
+
+def test_a_slow_one_is_not_waited_for_in_every_round(
+    product: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = {"quick": 0.1, "slow": 60.0}
+    monkeypatch.setattr(measure, "_timed", lambda worker, item: seconds[worker.name])
+    times, failed = measure_warm(
+        {"quick": product, "slow": product},
+        [Input(path=tmp_path / "any", seconds=1.0)],
+        threads=1,
+        rounds=lambda seconds: 7,
+        say=lambda message: None,
+    )
+    assert not failed
+    assert times == {"quick": [[0.1] * 7], "slow": [[60.0] * 3]}
 
 
 def test_an_interpreter_that_is_none(product: Artifact) -> None:
