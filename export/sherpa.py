@@ -23,6 +23,7 @@ from onnx import helper, numpy_helper
 from asrcompress.bundles.manifest import StreamingModel
 from asrcompress.errors import ExportFailed
 from asrcompress.features import FeatureSpec
+from asrcompress.onnxruntime_optimizers import OPTIMIZED_KEY
 
 _TABLE = "positional_table"
 _FRONT = "front_end."  # names of everything that `put_in_front` adds
@@ -170,10 +171,13 @@ def chunk_geometry(spec: StreamingModel) -> dict[str, int]:
 
 
 def with_metadata(model: onnx.ModelProto, values: Mapping[str, object]) -> onnx.ModelProto:
-    """A copy of `model` with these keys, whatever they were before."""
+    """A copy of `model` with these keys, whatever they were before, to be changed further.
+
+    So it no longer says that nothing is left to simplify in it.
+    """
     form = onnx.ModelProto()
     form.CopyFrom(model)
-    kept = {item.key: item.value for item in form.metadata_props}
+    kept = {item.key: item.value for item in form.metadata_props if item.key != OPTIMIZED_KEY}
     helper.set_model_props(form, {**kept, **{key: str(value) for key, value in values.items()}})
     return form
 

@@ -90,8 +90,9 @@ class OnnxGraph:
     def _load(self, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
         """Session of the file; with its weights mapped where ONNX Runtime can do so.
 
-        Some of its optimizers read a weight that lies outside as if it were empty (seen in 1.23):
-        so only where they have nothing to do, and are left out.
+        Some of its optimizers read a weight that lies outside as if it were empty, and fail (seen
+        in 1.23): so only where most have nothing to do, and are left out; and where one of the
+        others fails all the same, the file is loaded as it is.
         """
         if not (_can_map_weights() and OPTIMIZED_KEY in read_metadata(self.path)):
             return self._session_of(str(self.path), options)
@@ -99,7 +100,10 @@ class OnnxGraph:
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(graph.folder)
         )
-        return self._session_of(graph.model, options, DONE_AHEAD)
+        try:
+            return self._session_of(graph.model, options, DONE_AHEAD)
+        except BadBundle:
+            return self._session_of(str(self.path), options, DONE_AHEAD)
 
     def _session_of(
         self, model: str | bytes, options: onnxruntime.SessionOptions, needless: Sequence[str] = ()

@@ -18,6 +18,7 @@ from asrcompress.audio import read_audio
 from asrcompress.checkpoints.checkpoint import Checkpoint
 from asrcompress.checkpoints.network import PaddleFrontEnd
 from asrcompress.console import Console
+from asrcompress.files import write_atomically
 from asrcompress.manifests.manifest import Utterance
 from asrcompress.pipeline.evaluation import evaluate
 from asrcompress.pipeline.recognizer import Recognizer
@@ -25,6 +26,19 @@ from asrcompress.recipe import Gate
 from asrcompress.run import Run
 
 PARITY_UTTERANCES = 20
+
+
+def share_before(source: Path, target: Path) -> None:
+    """Hand on what the float checkpoint made of the gate's speech, whole and in a stream.
+
+    That is the same for every model of one checkpoint, and often takes longer than all else.
+
+    Args:
+        source, target: folders; what `target` has stays as it is.
+    """
+    for path in source.glob("before*.json"):
+        if not (target / path.name).exists():
+            write_atomically(target / path.name, path.read_bytes())
 
 
 def measure_kernels(

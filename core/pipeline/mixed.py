@@ -29,6 +29,7 @@ from asrcompress.files import write_atomically
 from asrcompress.mixed_precision import GateLook, MixedPrecision, MixedStep, fewest, growing
 from asrcompress.pipeline.audition import Audition, check_dev, open_audition
 from asrcompress.pipeline.decoder import check_decodable
+from asrcompress.pipeline.measurement import share_before
 from asrcompress.pipeline.quantize import Outcome, compress
 from asrcompress.pipeline.reporting import report_on
 from asrcompress.pipeline.sensitivity import RESULT, measure_sensitivity
@@ -189,7 +190,9 @@ class _Search:
     def _look(self, count: int) -> GateLook:
         """The gate's word on a count: the stages that its run has not had, with its speech."""
         self._say(count, "before the gate")
-        self._share_float_results(self._run_of(count))
+        if self.outcomes:
+            first = next(iter(self.outcomes.values()))
+            share_before(first.run.path, self._run_of(count).path)
         recipe, checkpoint = self._recipe_of(count), self._audition.checkpoint
         outcome = compress("ptq", recipe, checkpoint, self._console)
         assert outcome is not None  # one process, which leads
@@ -197,15 +200,6 @@ class _Search:
         self._looks.append(_look_of(count, outcome))
         self._write(None)
         return self._looks[-1]
-
-    def _share_float_results(self, run: Run) -> None:
-        """What the float checkpoint does on the gate's speech is the same in every look."""
-        if not self.outcomes:
-            return
-        first = next(iter(self.outcomes.values())).run
-        for path in first.path.glob("before*.json"):
-            if not run.has(path.name):
-                write_atomically(run.path / path.name, path.read_bytes())
 
     def _recipe_of(self, count: int) -> Recipe:
         """The recipe of a count, as ``ptq`` takes it."""

@@ -2,7 +2,7 @@
 
     trials.db       Optuna's database, unless search.storage names another
     before.json     what the checkpoint made of the search set
-    gate-before.json  and of the gate's manifest, once something was to be verified
+    gate/           and of the gate's manifest, once something was to be verified
     fp32/           the checkpoint as a bundle, and recordings/, which speed is measured with
     search.json     every candidate, the front, the one chosen and why
     search.html     the same for people
@@ -30,6 +30,7 @@ from asrcompress.pareto import ranked
 from asrcompress.pipeline.audition import check_dev, open_audition
 from asrcompress.pipeline.decoder import check_decodable
 from asrcompress.pipeline.footprint import Scales, measure_reference, write_recordings
+from asrcompress.pipeline.measurement import share_before
 from asrcompress.pipeline.quantize import compress
 from asrcompress.pipeline.reporting import report_on
 from asrcompress.pipeline.search_space import Space, space_of
@@ -42,7 +43,7 @@ from asrcompress.run import MEASURED, Run, digest_of, open_run
 from asrcompress.search import FAILED, RESULT, Candidate, Choice, Goal, SearchResult, Verification
 from asrcompress.search_settings import GOALS, Search
 
-_GATE_BEFORE = "gate-before.json"
+_GATE = "gate"
 _POLL_S = 1.0  # between looks at what other processes are doing
 
 
@@ -241,12 +242,13 @@ def _verify(run: Run, item: Candidate, recipe: Recipe, stand: Stand) -> Verifica
     checkpoint, console = stand.audition.checkpoint, stand.audition.console
     console.say(f"candidate {item.number} before the gate")
     own, limit = stand.run_of(item.choice), recipe.search.max_size_mb
-    if run.has(_GATE_BEFORE):  # the checkpoint on the gate's manifest is the same for all
-        own.write_json("before.json", run.read_json(_GATE_BEFORE))
+    known = run.path / _GATE
+    known.mkdir(exist_ok=True)
+    share_before(known, own.path)
     try:
         outcome = compress(item.kind, stand.space.recipe_of(item.choice), checkpoint, console)
         assert outcome is not None  # this process leads: it is the only one
-        run.write_json(_GATE_BEFORE, own.read_json("before.json"))
+        share_before(own.path, known)
         if outcome.failure is not None:
             return Verification(number=item.number, passed=False, reason=str(outcome.failure))
         if recipe.streaming.wanted and limit and (size_mb := _shipped_mb(outcome.run)) > limit:

@@ -20,6 +20,7 @@ from asrcompress.bundles.bundle import read_bundle
 from asrcompress.cli.app import app
 from asrcompress.errors import CerGateFailed
 from asrcompress.files import sha256_file
+from asrcompress.pipeline.measurement import share_before
 from asrcompress.run import FAILED, PASSED, UNFINISHED, read_run
 from asrcompress.search import read_search
 
@@ -163,10 +164,26 @@ def test_what_fails_at_the_gate_is_rolled_back(
     assert looks[0]["reason"] == "CER gate: it went up"
     assert Path(told["chosen"]).name == asked[1] != asked[0]
     assert "The gate refused" in told["result"]["why"]
+    # The checkpoint was heard once: its times, too, are the same.
+    heard = [(folder / "runs" / name / "before.json").read_bytes() for name in asked]
+    assert heard[0] == heard[1]
     # With one look only, the search ends there.
     asked.clear()
     result = run(folder, monkeypatch, "search", "--gate-tries", "1")
     assert result.exit_code == 4 and "the gate refused 1 candidate" in result.output
+
+
+def test_results_of_streams_are_handed_on_too(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    for folder in (source, target):
+        folder.mkdir()
+    for name in ("before.json", "before-streaming.json", "after.json"):
+        (source / name).write_text("new")
+    (target / "before.json").write_text("its own")
+    share_before(source, target)
+    found = {path.name: path.read_text() for path in target.iterdir()}
+    assert found == {"before.json": "its own", "before-streaming.json": "new"}
+    share_before(tmp_path / "nowhere", target)
 
 
 def test_the_gates_manifest_cannot_choose(

@@ -18,6 +18,7 @@ from asrcompress.bundles.wire_format import (
     varint_field,
 )
 from asrcompress.errors import BadBundle
+from asrcompress.onnxruntime_errors import ORT_ERRORS
 from asrcompress.onnxruntime_optimizers import DONE_AHEAD, OPTIMIZED_KEY
 from asrcompress.runtime import graph as graph_module
 from asrcompress.runtime.graph import OnnxGraph
@@ -131,6 +132,26 @@ def test_only_a_finished_graph_is_mapped_and_only_where_it_can_be(
     with pytest.raises(AssertionError, match="mapped"):
         OnnxGraph(path)
     assert np.array_equal(product(saved(path, two_products(stored)), x), expected)
+
+
+def test_what_cannot_be_mapped_is_loaded_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where an optimizer that was left in reads a weight outside of the graph."""
+    stored = weights()
+    path = saved(tmp_path / "model.onnx", finished(stored))
+    session, tried = onnxruntime.InferenceSession, []
+
+    def refusing(model: str | bytes, *arguments: Any, **options: Any) -> Any:
+        tried.append(type(model))
+        if isinstance(model, bytes):
+            raise ORT_ERRORS[0]("does not match the data size(0)")
+        return session(model, *arguments, **options)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refusing)
+    x = RNG.standard_normal((5, LARGE[0])).astype(np.float32)
+    assert np.abs(product(path, x) - x @ stored["large"] @ stored["small"]).max() < 1e-3
+    assert tried == [bytes, str]
 
 
 @pytest.mark.parametrize("metadata", [{}, {OPTIMIZED_KEY: "onnxruntime"}])
