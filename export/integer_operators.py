@@ -29,10 +29,10 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from asrcompress.export.contrib import DOMAIN, import_contrib
 from asrcompress.export.four_channels import pack_pixels
 from asrcompress.export.rewriting import Rewriting
 
-DOMAIN = "com.microsoft"
 # Behind the name of a weight (inputs, outputs): the same as a kernel (outputs, inputs, 1, 1).
 KERNEL = "_kernel"
 # What may lie between a product and its quantization without arithmetic.
@@ -56,8 +56,7 @@ def fuse_integer_operators(model: onnx.ModelProto) -> None:
     for node in graph.nodes("Conv"):
         pack_pixels(graph, node)
     graph.finish()
-    if not any(item.domain == DOMAIN for item in model.opset_import):
-        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    import_contrib(model)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

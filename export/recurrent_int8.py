@@ -18,6 +18,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from asrcompress.errors import ExportFailed
+from asrcompress.export.contrib import DOMAIN, import_contrib
 from asrcompress.export.recurrent import (
     directions_of,
     drop_unused,
@@ -26,7 +27,6 @@ from asrcompress.export.recurrent import (
 )
 from asrcompress.ranges import Ranges
 
-_CONTRIB = "com.microsoft"
 # Positions among the inputs of both operators.
 _LENGTHS, _INITIAL_H = 4, 5
 
@@ -54,8 +54,7 @@ def quantize_recurrent(model: onnx.ModelProto, ranges: Ranges) -> None:
             _IntegerGru(model.graph, node, weights).build()
         model.graph.node.remove(node)
     if nodes:
-        if all(item.domain != _CONTRIB for item in model.opset_import):
-            model.opset_import.append(helper.make_opsetid(_CONTRIB, 1))
+        import_contrib(model)
         drop_unused(model.graph)
 
 
@@ -103,7 +102,7 @@ def _integer_lstm(graph: Any, node: Any, weights: _Weights) -> None:
         [node.input[0], *tensors, *bias_lengths_states, no_peepholes, *quantization],
         list(node.output),
         name=node.name,
-        domain=_CONTRIB,
+        domain=DOMAIN,
     )
     integer.attribute.extend(a for a in node.attribute if a.name in ("direction", "hidden_size"))
     graph.node.append(integer)
@@ -264,7 +263,7 @@ def _gru_step(
 
 def _product(inputs: list[str], output: str) -> Any:
     """Quantize the first input as it comes, multiply integers, scale, add the bias: one kernel."""
-    return helper.make_node("DynamicQuantizeMatMul", inputs, [output], name=output, domain=_CONTRIB)
+    return helper.make_node("DynamicQuantizeMatMul", inputs, [output], name=output, domain=DOMAIN)
 
 
 def _store_weight(graph: Any, name: str, codes: np.ndarray, scales: np.ndarray) -> list[str]:

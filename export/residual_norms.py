@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from asrcompress.export.integer_operators import DOMAIN
+from asrcompress.export.contrib import DOMAIN, import_contrib
 from asrcompress.export.rewriting import Rewriting
 
 # What takes a piece of a table: it may have another shape, and be added to every utterance alike.
@@ -23,8 +23,7 @@ def fuse_residual_norms(model: onnx.ModelProto) -> None:
     """Rewrite `model` in place; the numbers stay the same, bit for bit.
 
     Args:
-        model: that imports ONNX Runtime's domain; layer norms of several operators, before opset
-            17, stay as they are.
+        model: layer norms of several operators, before opset 17, stay as they are.
     """
     graph = Rewriting(model)
     for norm in graph.nodes("LayerNormalization"):
@@ -32,6 +31,7 @@ def fuse_residual_norms(model: onnx.ModelProto) -> None:
         if total is not None and _is_residual(graph, total) and _is_plain(graph, norm):
             _fuse(graph, total, norm)
     graph.finish()
+    import_contrib(model)
 
 
 def _is_residual(graph: Rewriting, node: Any) -> bool:

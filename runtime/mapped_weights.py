@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from mmap import mmap
 from pathlib import Path
 
-from asrcompress.bundles.onnx_header import mapped
+from asrcompress.bundles.onnx_header import KEY, VALUE, mapped
 from asrcompress.bundles.wire_format import BYTES, Field, bytes_field, fields, varint_field
 
 # A mapping costs more than a copy below this.
@@ -25,7 +25,6 @@ _GRAPH = 7  # of ModelProto
 _INITIALIZER = 5  # of GraphProto
 _RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION = 9, 13, 14  # of TensorProto
 _EXTERNAL = 1  # DataLocation
-_KEY, _VALUE = 1, 2  # of StringStringEntryProto
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +90,6 @@ def _reference(model: bytes | mmap, tensor: list[Field], location: str) -> Itera
             ("offset", str(part.value)),
             ("length", str(part.size)),
         ):
-            entry = bytes_field(_KEY, key.encode()) + bytes_field(_VALUE, value.encode())
+            entry = bytes_field(KEY, key.encode()) + bytes_field(VALUE, value.encode())
             yield bytes_field(_EXTERNAL_DATA, entry)
         yield varint_field(_DATA_LOCATION, _EXTERNAL)

@@ -16,7 +16,7 @@ from asrcompress.files import reading
 
 _OPSET_IMPORT, _METADATA = 8, 14  # of ModelProto
 _DOMAIN, _VERSION = 1, 2  # of OperatorSetIdProto
-_KEY, _VALUE = 1, 2  # of StringStringEntryProto
+KEY, VALUE = 1, 2  # of StringStringEntryProto
 
 
 @contextlib.contextmanager
@@ -73,7 +73,7 @@ def _entry(model: bytes | mmap.mmap, entry: Field) -> tuple[str, str]:
         for part in fields(model, entry.value, entry.end)
         if part.kind == BYTES
     }
-    return texts.get(_KEY, ""), texts.get(_VALUE, "")
+    return texts.get(KEY, ""), texts.get(VALUE, "")
 
 
 def _opset_import(model: bytes | mmap.mmap, start: int, end: int) -> tuple[bytes, int]:

@@ -181,17 +181,22 @@ def test_a_worker_times_and_measures(product: Artifact, tmp_path: Path) -> None:
     assert 15_000_000 < cold.peak_rss_bytes < 400_000_000
 
 
+def warm(artifacts: dict[str, Artifact], path: Path, *, rounds: int) -> Any:
+    """Times and failures with one recording and one thread."""
+    return measure_warm(
+        artifacts,
+        [Input(path=path, seconds=1.0)],
+        threads=1,
+        rounds=lambda seconds: rounds,
+        say=lambda message: None,
+    )
+
+
 def test_who_dies_drops_out_and_the_others_go_on(product: Artifact, tmp_path: Path) -> None:
     broken = Artifact(
         engine="onnxruntime", spec={"model": "/nowhere.onnx"}, size_bytes=1, integer_share=0.0
     )
-    times, failed = measure_warm(
-        {"good": product, "bad": broken},
-        [Input(path=tmp_path / "any", seconds=1.0)],
-        threads=1,
-        rounds=lambda seconds: 3,
-        say=lambda message: None,
-    )
+    times, failed = warm({"good": product, "bad": broken}, tmp_path / "any", rounds=3)
     assert list(times) == ["good"]
     assert len(times["good"][0]) == 3
     assert list(failed) == ["bad"]
@@ -204,13 +209,7 @@ def test_a_slow_one_is_not_waited_for_in_every_round(
 ) -> None:
     seconds = {"quick": 0.1, "slow": 60.0}
     monkeypatch.setattr(measure, "_timed", lambda worker, item: seconds[worker.name])
-    times, failed = measure_warm(
-        {"quick": product, "slow": product},
-        [Input(path=tmp_path / "any", seconds=1.0)],
-        threads=1,
-        rounds=lambda seconds: 7,
-        say=lambda message: None,
-    )
+    times, failed = warm({"quick": product, "slow": product}, tmp_path / "any", rounds=7)
     assert not failed
     assert times == {"quick": [[0.1] * 7], "slow": [[60.0] * 3]}
 

@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from asrcompress.errors import ExportFailed
 from asrcompress.export.ahead import optimize_ahead
-from asrcompress.export.integer_operators import DOMAIN, fuse_integer_operators
+from asrcompress.export.contrib import DOMAIN
+from asrcompress.export.integer_operators import fuse_integer_operators
 from asrcompress.onnxruntime_optimizers import OPTIMIZED_KEY
 
 RNG = np.random.default_rng(0)
